@@ -1,0 +1,3 @@
+"""Depth distillation from stored teachers."""
+
+__version__ = "0.1.0"

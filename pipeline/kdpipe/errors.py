@@ -1,0 +1,42 @@
+"""The error tree: every message says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class KdpipeError(Exception):
+    """Root of the tree. The command line prints the message and exits 1, without a traceback."""
+
+
+class UnknownNameError(KdpipeError):
+    """No card, method, split or protocol answers to this name."""
+
+    def __init__(self, where: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"{where} has nothing called {name!r}. Known: {', '.join(sorted(known)) or 'none'}."
+        )
+
+
+class CardError(KdpipeError):
+    """A card or params.yaml holds an unknown key, a wrong type or a value out of range."""
+
+
+class DataError(KdpipeError):
+    """An image, a depth map, a list or a rows file is missing or is not what its format says."""
+
+
+class CheckpointError(KdpipeError):
+    """Weights are missing, unreadable or belong to another network."""
+
+
+class StoreError(KdpipeError):
+    """A store is missing, torn, full, busy or not of the format this version reads."""
+
+
+class StaleStoreError(StoreError):
+    """A store was written by another teacher, other weights or other rows than asked for."""
+
+
+class ClaimError(StoreError):
+    """Another process holds, or took over, the claim of this shard."""

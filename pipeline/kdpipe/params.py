@@ -1,0 +1,137 @@
+"""params.yaml, section by section, into dataclasses: what an experiment is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdpipe.cards import build, read_yaml
+from kdpipe.errors import CardError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreParams:
+    """How a teacher's output is kept."""
+
+    shard_rows: int = 256
+    """Images in one shard, the unit of work of one writer."""
+
+    max_relative_error: float = 1e-3
+    """Promised bound of the stored depth."""
+
+    bins: bool = True
+    """Keep the bin probabilities too, where the teacher gives them."""
+
+    def __post_init__(self) -> None:
+        _check("store.shard_rows", self.shard_rows, 1, 65536)
+        _check("store.max_relative_error", self.max_relative_error, 1e-5, 0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainParams:
+    """One training: of a teacher (`fit`) or of a student (`distill`)."""
+
+    height: int = 144
+    """Pixels of a training image; also what a student sees later."""
+
+    width: int = 192
+    batch_size: int = 8
+    steps: int = 1000
+    """Optimiser steps, the same for every arm."""
+
+    validate_every: int = 250
+    """Steps between two validations and two checkpoints: one epoch in the log."""
+
+    learning_rate: float | None = None
+    """Highest learning rate; None: the card's."""
+
+    precision: str = "fp32"
+    """`fp32`, or `bf16` for automatic mixed precision."""
+
+    flip: float = 0.5
+    """Probability of mirroring a training image."""
+
+    scale: tuple[float, float] = (1.0, 1.3)
+    """Smallest and largest zoom of a training image, before the crop."""
+
+    colour: float = 0.2
+    """Largest relative change of gamma, brightness and each channel."""
+
+    encoder_weights: str | None = None
+    """A checkpoint for the encoder, used where the card names none; None: random."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side < 32 or side % 16:
+                raise CardError(f"params.yaml: {name} must be a multiple of 16, >= 32, got {side}")
+        _check("batch_size", self.batch_size, 1, 4096)
+        _check("steps", self.steps, 1, 10**9)
+        _check("validate_every", self.validate_every, 1, 10**9)
+        if self.precision not in ("fp32", "bf16"):
+            raise CardError(f"params.yaml: precision must be fp32 or bf16, got {self.precision!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One column of the comparison: a method, with or without unlabelled data."""
+
+    method: str
+    aux: str = "none"
+    """A data set whose stored teacher is learned from too; `none`: labelled rows only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateParams:
+    """On what students and teachers are judged."""
+
+    split: str = "test"
+    mirror: bool = False
+    """Average with the mirrored image (students only; a store is judged as it is)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """All of params.yaml."""
+
+    data: tuple[str, ...] = ("rooms",)
+    aux: tuple[str, ...] = ("rooms-pool",)
+    """Unlabelled data sets the teacher runs over as well."""
+
+    teachers: tuple[str, ...] = ("adabins-small",)
+    students: tuple[str, ...] = ("mobilenetv2-small",)
+    arms: tuple[Arm, ...] = (Arm(method="none"),)
+    seeds: tuple[int, ...] = (0,)
+    store: StoreParams = field(default_factory=StoreParams)
+    fit: Mapping[str, TrainParams] = field(default_factory=dict)
+    """Teacher -> its training; a teacher that is not named takes the defaults."""
+
+    distill: Mapping[str, TrainParams] = field(default_factory=dict)
+    """Student -> its training, so that changing one student's runs only that student again."""
+
+    evaluate: EvaluateParams = field(default_factory=EvaluateParams)
+
+    def fit_of(self, teacher: str) -> TrainParams:
+        """The training of a teacher."""
+        return self.fit.get(teacher, TrainParams())
+
+    def distill_of(self, student: str) -> TrainParams:
+        """The training of a student."""
+        return self.distill.get(student, TrainParams())
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Reads params.yaml; all defaults where there is no such file.
+
+    Raises:
+        CardError: an unknown key, a wrong type, a value out of range.
+    """
+    if not path.exists():
+        return Params()
+    return build(Params, read_yaml(path), str(path))
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise CardError(f"params.yaml: {name} must be in [{low:g}, {high:g}], got {value:g}")

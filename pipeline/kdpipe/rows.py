@@ -1,0 +1,194 @@
+"""One image = one row: the Parquet schema, read and write.
+
+Row number in the file = index in a store = index in a Dataset. Paths are relative to the data
+set's root, which the file's metadata holds together with the data card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdpipe.cards import DataCard, build
+from kdpipe.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One image, and what is known of it."""
+
+    id: str
+    """Image path relative to the root without extension; unique in the data set."""
+
+    split: str
+    image: str
+    """Relative to the root, with forward slashes; `file.mat#17` is the 17th image of a file."""
+
+    truth: str | None = None
+    """Measured depth, likewise; None: unlabelled."""
+
+    truth_scale: float = 1.0
+    """Metres of one unit of the depth file."""
+
+    labels: str | None = None
+    """Semantic classes, likewise."""
+
+    image_height: int
+    """Pixels of the file."""
+
+    image_width: int
+    top: int = 0
+    """Where the frame lies in the file [pixels]."""
+
+    left: int = 0
+    height: int
+    """Of the frame: what a teacher sees and what a store's maps are brought to [pixels]."""
+
+    width: int
+    fx: float | None = None
+    """Focal lengths and principal point in the frame [pixels]."""
+
+    fy: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    image_digest: str = ""
+    """SHA-256 of the image file's bytes, 16 hex digits."""
+
+    bytes: int = 0
+    """Of the image file, and its time of change: an unchanged file is not read again."""
+
+    mtime_ns: int = 0
+
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("image", pa.string()),
+        ("truth", pa.string()),
+        ("truth_scale", pa.float64()),
+        ("labels", pa.string()),
+        ("image_height", pa.int32()),
+        ("image_width", pa.int32()),
+        ("top", pa.int32()),
+        ("left", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("fx", pa.float64()),
+        ("fy", pa.float64()),
+        ("cx", pa.float64()),
+        ("cy", pa.float64()),
+        ("image_digest", pa.string()),
+        ("bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+    ]
+)
+
+
+class Rows(Sequence[Row]):
+    """The rows of one data set, backed by an Arrow table: a million rows are a few hundred MB."""
+
+    def __init__(self, card: DataCard, root: Path, table: pa.Table) -> None:
+        self.card = card
+        self.root = root
+        """Folder that all paths are relative to; itself as given to `index`."""
+        self.table = table
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.card.name
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Row `index`; a slice gives a list of rows."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {self.name}, which has {len(self)}")
+        at = index % len(self)
+        return Row(**{name: self.table[name][at].as_py() for name in _SCHEMA.names})
+
+    def of_split(self, split: str) -> list[int]:
+        """Row numbers of a split, in order.
+
+        Raises:
+            DataError: the split has no row.
+        """
+        found = [i for i, s in enumerate(self.table["split"].to_pylist()) if s == split]
+        if not found:
+            known = ", ".join(sorted(set(self.table["split"].to_pylist()))) or "none"
+            raise DataError(f"{self.name} has no row of split {split!r}. Splits: {known}.")
+        return found
+
+    def digest(self, start: int, stop: int) -> str:
+        """Identity of rows start..stop: ids, image digests, focal lengths, frames."""
+        names = ("id", "image_digest", "fx", "top", "left", "height", "width")
+        part = self.table.slice(start, stop - start).select(names).to_pylist()
+        text = json.dumps(part, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_rows(card: DataCard, root: Path, rows: Iterable[Row]) -> Rows:
+    """Puts rows together; their order is their number.
+
+    Raises:
+        DataError: two rows have one id, or a path leaves the root.
+    """
+    listed = [asdict(r) for r in rows]
+    seen: set[str] = set()
+    for one in listed:
+        if one["id"] in seen:
+            raise DataError(f"{card.name}: two rows have the id {one['id']!r}; ids must be unique")
+        seen.add(one["id"])
+        for path in (one["image"], one["truth"], one["labels"]):
+            if path is not None:
+                check_inside(path)
+    return Rows(card, root, pa.Table.from_pylist(listed, schema=_SCHEMA))
+
+
+def check_inside(path: str) -> None:
+    """Refuses a path that is absolute or climbs out of the data set's root.
+
+    Raises:
+        DataError: it does.
+    """
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise DataError(f"path {path!r} leaves the data set's folder; paths must lie inside it")
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Writes a rows file, whole or not at all."""
+    about = {"card": json.dumps(asdict(rows.card)), "root": str(rows.root)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".tmp")
+    pq.write_table(rows.table.replace_schema_metadata(about), half)
+    half.replace(path)
+
+
+def read_rows(path: Path) -> Rows:
+    """Reads a rows file.
+
+    Raises:
+        DataError: it is missing, or no rows file.
+    """
+    try:
+        table = pq.read_table(path)
+        about = table.schema.metadata or {}
+        card = build(DataCard, json.loads(about[b"card"]), str(path))
+        return Rows(card, Path(about[b"root"].decode()), table.select(_SCHEMA.names))
+    except FileNotFoundError as error:
+        name = path.stem
+        raise DataError(f"{path} is missing: run `kdpipe index --data {name}` first") from error
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a rows file of kdpipe ({error}); index again") from error

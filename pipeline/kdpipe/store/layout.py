@@ -1,0 +1,83 @@
+"""Every path below `artifacts/`, and every name inside a store: composed here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ARTIFACTS = Path("artifacts")
+FORMAT = 1
+"""Of the store."""
+
+
+def data_dir(data: str) -> Path:
+    """Files that kdpipe itself makes for a data set (rooms)."""
+    return ARTIFACTS / "data" / data
+
+
+def rows_path(data: str) -> Path:
+    """What `index` writes."""
+    return ARTIFACTS / "rows" / f"{data}.parquet"
+
+
+def teacher_dir(data: str, teacher: str) -> Path:
+    """What `fit` writes: checkpoints, log, pictures and weights.json."""
+    return ARTIFACTS / "teachers" / data / teacher
+
+
+def weights_path(data: str, teacher: str) -> Path:
+    """Names a fitted or found checkpoint and its digest."""
+    return teacher_dir(data, teacher) / "weights.json"
+
+
+def store_path(data: str, teacher: str) -> Path:
+    """What `teach` writes."""
+    return ARTIFACTS / "stores" / data / f"{teacher}.zarr"
+
+
+def manifest_path(data: str, teacher: str) -> Path:
+    """The small, deterministic file that DVC tracks of a store."""
+    return ARTIFACTS / "stores" / data / f"{teacher}.json"
+
+
+def audit_path(data: str, teacher: str) -> Path:
+    """Summary of `audit`; the rows are beside it as .parquet."""
+    return ARTIFACTS / "audit" / data / f"{teacher}.json"
+
+
+def student_dir(run: str) -> Path:
+    """What `distill` writes."""
+    return ARTIFACTS / "students" / run
+
+
+def evaluation_path(run: str, data: str, split: str, protocol: str) -> Path:
+    """Summary of `evaluate`; the rows are beside it as .parquet."""
+    return ARTIFACTS / "evaluations" / run / f"{data}-{split}-{protocol}.json"
+
+
+def report_dir() -> Path:
+    """What `report` writes."""
+    return ARTIFACTS / "report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What names a distillation: D[+aux]_T_S_M_s<seed>."""
+
+    data: str
+    aux: tuple[str, ...] = ()
+    teacher: str = "none"
+    student: str
+    method: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        data = "+".join((self.data, *self.aux))
+        return f"{data}_{self.teacher}_{self.student}_{self.method}_s{self.seed}"
+
+
+def teacher_run(data: str, teacher: str) -> str:
+    """RUN of a teacher's own evaluation."""
+    return f"{data}_{teacher}"

@@ -1,0 +1,1 @@
+"""The command line of kdpipe: one file a command."""
