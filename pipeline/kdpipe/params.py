@@ -74,15 +74,6 @@ class TrainParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """One column of the comparison: a method, with or without unlabelled data."""
-
-    method: str
-    aux: str = "none"
-    """A data set whose stored teacher is learned from too; `none`: labelled rows only."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateParams:
     """On what students and teachers are judged."""
 
@@ -101,7 +92,9 @@ class Params:
 
     teachers: tuple[str, ...] = ("adabins-small",)
     students: tuple[str, ...] = ("mobilenetv2-small",)
-    arms: tuple[Arm, ...] = (Arm(method="none"),)
+    methods: tuple[str, ...] = ("tie-kd-corrected",)
+    """Beside `none`, the labels-only baseline, which always runs."""
+
     seeds: tuple[int, ...] = (0,)
     store: StoreParams = field(default_factory=StoreParams)
     fit: Mapping[str, TrainParams] = field(default_factory=dict)

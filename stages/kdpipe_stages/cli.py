@@ -1,0 +1,91 @@
+"""`kdpipe`: gathers the commands and turns a known error into one line.
+
+Exit status: 0 done, 1 a known error, 2 wrong usage, 130 interrupted. Each command imports its work
+inside itself, so that `kdpipe --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import kdpipe
+from kdpipe.errors import KdpipeError
+from kdpipe_stages.audit import audit
+from kdpipe_stages.distill import distill
+from kdpipe_stages.evaluate import evaluate
+from kdpipe_stages.fit import fit
+from kdpipe_stages.index import index
+from kdpipe_stages.listing import listing
+from kdpipe_stages.report import report
+from kdpipe_stages.teach import teach
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run large depth teachers once, keep what they said, train small students from it.",
+)
+for command in (index, fit, teach, audit, distill, evaluate, report):
+    app.command()(command)
+app.command("list")(listing)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(kdpipe.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, on stderr.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="kdpipe: %(message)s"
+    )
+    logging.getLogger("kdpipe").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def main() -> None:
+    """Runs the command line."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and gives its exit status."""
+    try:
+        app(args=arguments, prog_name="kdpipe", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KdpipeError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        typer.echo("kdpipe: interrupted; what is finished stays, run it again to go on", err=True)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        where = error.filename or "while writing"
+        return _fail(f"{error.strerror}: {where}; mend it and run the same command again")
+    return 0
+
+
+def _fail(message: str) -> int:
+    typer.echo("kdpipe: " + " ".join(message.split()), err=True)
+    return 1
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # A batch scheduler's warning is a Ctrl-C: finish what is safe, leave a valid state.
+    raise KeyboardInterrupt

@@ -1,0 +1,50 @@
+"""params.yaml is read strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdpipe.errors import CardError
+from kdpipe.params import Params, TrainParams, load_params
+
+
+def test_the_projects_own_file_loads() -> None:
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+
+    assert params.fit_of(params.teachers[0]).steps > 0
+    assert set(params.students) <= set(params.distill)
+
+
+def test_a_missing_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_params(tmp_path / "params.yaml") == Params()
+
+
+def test_a_network_that_is_not_named_takes_the_defaults() -> None:
+    assert Params().distill_of("any") == TrainParams()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds: zero", "seeds: found 'zero', expected a list"),
+        ("seeds: [a]", "found 'a', expected a whole number"),
+        ("seed: [0]", "unknown key 'seed'"),
+        ("distill: {toy: {steps: many}}", r"distill\.toy: steps: found 'many'"),
+        ("distill: {toy: {steps: 0}}", "steps must be in"),
+        ("distill: {toy: {height: 100}}", "height must be a multiple of 16"),
+        ("distill: {toy: {precision: fp8}}", "precision must be fp32 or bf16"),
+        ("store: {max_relative_error: 0.5}", "max_relative_error must be in"),
+        ("[1, 2]", "expected keys and values"),
+        ("fit: {a: b", "is no YAML"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+
+    with pytest.raises(CardError, match=message) as caught:
+        load_params(path)
+
+    assert "\n" not in str(caught.value)
