@@ -1,0 +1,1 @@
+"""Torch blocks that two families of networks share."""
