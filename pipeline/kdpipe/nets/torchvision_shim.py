@@ -29,9 +29,9 @@ def make_torchvision_importable() -> None:
     if _declared or "torchvision" in sys.modules or torch.version.cuda is not None:
         return
     if not _compiled_part_loads():
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
         _declared.append(library)
 
 
@@ -41,7 +41,7 @@ def _compiled_part_loads() -> bool:
         return False
     for compiled in sorted(Path(found.origin).parent.glob("_C*.*")):
         try:
-            torch.ops.load_library(str(compiled))
+            torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return True
