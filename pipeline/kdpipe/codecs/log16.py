@@ -12,7 +12,7 @@ import numpy as np
 from kdpipe.errors import CardError
 
 if TYPE_CHECKING:
-    from kdpipe.types import Codes, Depth, Metres
+    from kdpipe.types import Codes, Depth
 
 _MOST_CODES = 65535
 
@@ -36,8 +36,8 @@ class Log16:
         CardError: the range is empty, or does not fit 65535 codes at this bound.
     """
 
-    near: Metres
-    far: Metres
+    near: float
+    far: float
     max_relative_error: float = 1e-3
 
     def __post_init__(self) -> None:
