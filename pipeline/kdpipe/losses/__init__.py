@@ -1,0 +1,113 @@
+"""Losses: tensors in, one scalar out; by name, for the cards of methods and teachers.
+
+A loss of the two dicts below is called as `f(output, target, valid, options)`: `target` is depth
+(B, H, W) [m], measured or a teacher's, `valid` says where it counts. A prediction smaller than its
+target (AdaBins: half the size) is resized to it first, bilinearly with aligned corners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdpipe.errors import CardError
+from kdpipe.losses.bins import chamfer
+from kdpipe.losses.dpm import dpm_loss, dpm_target
+from kdpipe.losses.silog import ADABINS, TOOLBOX, SilogForm, silog
+from kdpipe.losses.ssim import known_ssim, ssim
+from kdpipe.losses.tie_kd import TieKd, form_of, tie_kd
+
+__all__ = [
+    "DISTILLATION_LOSSES",
+    "TRUTH_LOSSES",
+    "Loss",
+    "Prediction",
+    "SilogForm",
+    "TieKd",
+    "chamfer",
+    "dpm_loss",
+    "dpm_target",
+    "known_ssim",
+    "silog",
+    "ssim",
+    "tie_kd",
+]
+
+
+class Prediction(Protocol):
+    """What a network in training gives: a student's output, or a teacher's."""
+
+    @property
+    def depth(self) -> Tensor:
+        """(B, h, w) [m]"""
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """(B, N, h, w), or None."""
+
+    @property
+    def centers(self) -> Tensor:
+        """(N,) or (B, N) [m]"""
+
+
+Options: TypeAlias = Mapping[str, object]
+Loss: TypeAlias = Callable[[Prediction, Tensor, Tensor, Options], Tensor]
+
+
+def _depth_at(output: Prediction, target: Tensor) -> Tensor:
+    depth = output.depth.float()
+    if depth.shape[-2:] == target.shape[-2:]:
+        return depth
+    size = (target.shape[-2], target.shape[-1])
+    return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def _silog(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    return silog(_depth_at(output, target), target, valid & (target > 0), TOOLBOX)
+
+
+def _silog_adabins(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    return silog(_depth_at(output, target), target, valid & (target > 1e-3), ADABINS)
+
+
+def _chamfer(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    centers = output.centers.expand(len(target), output.centers.shape[-1])
+    return chamfer(centers, target, valid & (target >= 1e-3))
+
+
+def _tie_kd(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    if output.probabilities is None:
+        raise CardError("tie-kd: the student has no bins, expected `head: dpm` in its card")
+    form = form_of(options, output.probabilities.shape[1])
+    return tie_kd(output.depth, output.probabilities, output.centers, target, valid, form=form)
+
+
+def _ssim(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    some = valid.flatten(1).any(dim=1)
+    lost = 1 - ssim(_depth_at(output, target), target)
+    return lost[some].sum() / some.sum().clamp(min=1)
+
+
+def _mse(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    chosen = (_depth_at(output, target) - target)[valid]
+    return chosen.square().sum() / max(1, chosen.numel())
+
+
+TRUTH_LOSSES: Mapping[str, Loss] = {
+    "silog": _silog,
+    "silog-adabins": _silog_adabins,
+    "chamfer": _chamfer,
+}
+"""Against measured depth."""
+
+DISTILLATION_LOSSES: Mapping[str, Loss] = {
+    "tie-kd": _tie_kd,
+    "ssim": _ssim,
+    "mse": _mse,
+    "si": _silog,
+}
+"""Against a teacher's stored depth. `ssim`, `mse` and `si` are TIE-KD's Res-KD baselines, whose
+published weight of 1 - SSIM is 1.5."""

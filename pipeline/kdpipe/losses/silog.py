@@ -1,0 +1,68 @@
+"""Scale-invariant log losses: four published forms that differ in what they add and multiply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilogForm:
+    """One project's way to write the same idea."""
+
+    inside_logs: float = 0.0
+    """Added to both depths before the logarithm [m]."""
+
+    factor: float = 10.0
+    """Multiplies the root."""
+
+    focus: float = 0.85
+    """Part of the mean error that is forgiven: 1 forgives any common scale, 0 none."""
+
+    is_unbiased: bool = True
+    """Divides the variance by n - 1."""
+
+    variance: bool = True
+    """False: only the mean counts, the Toolbox's first 100 steps."""
+
+
+ADABINS = SilogForm()
+BTS = SilogForm(is_unbiased=False)
+ZOEDEPTH = SilogForm(inside_logs=1e-7)
+TOOLBOX = SilogForm(inside_logs=1e-3, factor=1.0)
+TOOLBOX_WARM_UP = SilogForm(inside_logs=1e-3, factor=1.0, variance=False)
+
+
+def silog(pred: Tensor, truth: Tensor, valid: Tensor, form: SilogForm = TOOLBOX) -> Tensor:
+    """Scale-invariant log loss over all valid pixels of a batch together.
+
+        factor * sqrt(var(g) + (1 - focus) * mean(g)**2),   g = ln(pred + e) - ln(truth + e)
+
+    Args:
+        pred: predicted depth (B, H, W) [m], > 0 (>= 0 where the form adds inside the logs).
+        truth: measured depth (B, H, W) [m].
+        valid: pixels that count (B, H, W), bool; `truth` must be > 0 there.
+        form: ADABINS, BTS, ZOEDEPTH, TOOLBOX (also TIE-KD's) or TOOLBOX_WARM_UP.
+
+    Returns:
+        A scalar >= 0. No valid pixel gives 0, with zero gradient; so does pred = truth, where the
+        root's own gradient is infinite.
+
+    Reference:
+        Eigen et al., NeurIPS 2014, section 3.2, https://arxiv.org/abs/1406.2283; Lee et al., "From
+        Big to Small" (BTS), https://arxiv.org/abs/1907.10326, equation 5; Bhat et al., "AdaBins",
+        https://arxiv.org/abs/2011.14141, equation 5 (the paper's 0.85 and 10; its code takes the
+        unbiased variance); Bhat et al., "ZoeDepth", https://arxiv.org/abs/2302.12288.
+    """
+    chosen = pred.float()[valid]
+    if chosen.numel() == 0:
+        return chosen.sum()
+    error = torch.log(chosen + form.inside_logs) - torch.log(
+        truth.float()[valid] + form.inside_logs
+    )
+    squared = (1 - form.focus) * error.mean().square()
+    if form.variance and len(error) > 1:
+        squared = squared + error.var(correction=1 if form.is_unbiased else 0)
+    return form.factor * squared.clamp(min=1e-14).sqrt()

@@ -1,0 +1,169 @@
+"""Student networks: small, and the only ones that run after distillation."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from kdpipe.cards import StudentCard, build, load_student_card
+from kdpipe.errors import CardError, CheckpointError, UnknownNameError
+from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.students.base import BINS, Student, StudentOutput, UniformBins, bins_of
+
+__all__ = [
+    "BINS",
+    "Student",
+    "StudentOutput",
+    "UniformBins",
+    "bins_of",
+    "build_network",
+    "load_student",
+    "save_student",
+]
+
+MODEL_FILE = "model.pt"
+CARD_FILE = "card.json"
+
+
+def build_network(
+    card: StudentCard, *, bins_domain: str = "nyu", encoder_weights: Path | None = None
+) -> nn.Module:
+    """Builds a student for training: random weights, the encoder's from a file if there is one.
+
+    Args:
+        card: what to build.
+        bins_domain: a data set's domain; `kitti` has 257 bins to 80 m, all others 49 to 10 m.
+        encoder_weights: ImageNet checkpoint of the encoder, used where the card names none.
+
+    Returns:
+        A network of RGB (B, 3, H, W) in [0, 1] to `StudentOutput`.
+
+    Raises:
+        UnknownNameError: family, encoder or domain.
+        CheckpointError: the encoder's weights are missing, unreadable or another network's.
+    """
+    family = load_family(card.family)
+    network = cast("nn.Module", family.build(card, bins_of(bins_domain)))
+    path = card.encoder_weights or encoder_weights
+    if path is not None:
+        family.load_encoder(network, Path(path))
+    return network
+
+
+def load_student(
+    path_or_name: Path | str,
+    checkpoint: Path | str | None = None,
+    *,
+    bins: str | None = None,
+    head: Literal["dpm", "regression"] | None = None,
+    device: str = "cpu",
+) -> Student:
+    """Loads a trained student: a run's folder, or a card's name and a checkpoint.
+
+    Args:
+        path_or_name: folder that `distill` wrote, or the name of a card.
+        checkpoint: weights for the card, ours or the published ones; a run has its own.
+        bins: `nyu` or `kitti`; None: as the run says, or as the checkpoint's head shows.
+        head: another head than the card's.
+        device: where it runs.
+
+    Returns:
+        The student, in evaluation mode.
+
+    Raises:
+        UnknownNameError: no such card.
+        CheckpointError: files are missing, unreadable or another network's.
+    """
+    folder = Path(path_or_name)
+    if (folder / CARD_FILE).is_file():
+        card, bins_name, size = _read_card(folder / CARD_FILE)
+        weights = Path(checkpoint) if checkpoint is not None else folder / MODEL_FILE
+    elif isinstance(path_or_name, Path) or len(folder.parts) != 1 or folder.is_dir():
+        raise CheckpointError(
+            f"{folder} holds no {CARD_FILE}: expected the folder of a finished run. "
+            "Run `kdpipe distill`"
+        )
+    else:
+        card, bins_name, size = load_student_card(path_or_name), None, None
+        if checkpoint is None:
+            raise CheckpointError(
+                f"student {path_or_name} has no weights: pass checkpoint=, or a run's folder"
+            )
+        weights = Path(checkpoint)
+    if head is not None:
+        card = dataclasses.replace(card, head=head)
+    state = read_state(weights)
+    family = load_family(card.family)
+    kind = bins_of(bins or bins_name or _bins_in(state, weights))
+    network = cast("nn.Module", family.build(card, kind))
+    load_state(network, state, str(weights), unused=getattr(network, "is_unused"))  # noqa: B009
+    network.eval().to(device)
+    return Student(card, network, kind, size, device)
+
+
+def save_student(
+    run_dir: Path, network: nn.Module, card: StudentCard, bins: str, size: tuple[int, int]
+) -> None:
+    """Writes a run's model.pt and card.json, each whole or not at all.
+
+    Args:
+        run_dir: the run's folder; made if missing.
+        network: what `build_network` gave, trained.
+        card: its card.
+        bins: the domain it was built for.
+        size: (H, W) in pixels that it was trained at.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    model = run_dir / f".{MODEL_FILE}.{os.getpid()}"
+    torch.save({"state_dict": network.state_dict()}, model)
+    model.replace(run_dir / MODEL_FILE)
+    said = {"card": dataclasses.asdict(card), "bins": bins_of(bins).name, "size": list(size)}
+    text = run_dir / f".{CARD_FILE}.{os.getpid()}"
+    text.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text.replace(run_dir / CARD_FILE)
+
+
+def load_family(name: str) -> ModuleType:
+    """Imports students/<name>.py.
+
+    Raises:
+        UnknownNameError: lists the families there are.
+    """
+    files = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    known = files - {"__init__", "base"}
+    if name not in known:
+        raise UnknownNameError("kdpipe/students", name, known)
+    return importlib.import_module(f"kdpipe.students.{name}")
+
+
+def _read_card(path: Path) -> tuple[StudentCard, str, tuple[int, int] | None]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        card = build(StudentCard, said["card"], str(path))
+        height, width = said["size"]
+        return card, str(said["bins"]), (int(height), int(width))
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, CardError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"{path} is no student's card ({reason}): expected card, bins and size. "
+            "Run `kdpipe distill` again"
+        ) from error
+
+
+def _bins_in(state: dict[str, torch.Tensor], path: Path) -> str:
+    found = state.get("decode_head.conv_out.0.weight")
+    count = -1 if found is None else len(found)
+    for name, bins in BINS.items():
+        if bins.count == count:
+            return name
+    raise CheckpointError(
+        f"{path} does not show its bins: pass bins={' or bins='.join(map(repr, BINS))}"
+    )
