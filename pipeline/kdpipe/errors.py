@@ -40,3 +40,11 @@ class StaleStoreError(StoreError):
 
 class ClaimError(StoreError):
     """Another process holds, or took over, the claim of this shard."""
+
+
+class TrainingError(KdpipeError):
+    """A training cannot start as asked, or its loss is no longer a number."""
+
+
+class DeviceError(KdpipeError):
+    """The accelerator that was asked for is not there."""

@@ -1,0 +1,92 @@
+"""Image encoders as feature pyramids: timm networks, random or with weights from a file."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from kdpipe.errors import CardError
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
+
+_MEAN_STD = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""What the encoder's weights were trained with: most ImageNet weights; TensorFlow's Lite nets."""
+
+
+class Normalise(nn.Module):
+    """(RGB - mean) / std of `imagenet` or `half`; nothing of it is in the state dict."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        mean, std = _MEAN_STD[kind]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 1] -> normalised, the same shape."""
+        return (rgb - self.mean) / self.std
+
+
+class EfficientNetPyramid(nn.Module):
+    """An EfficientNet-like timm network without its classifier: maps at 1/2, 1/4, … and 1/32.
+
+    The first four are the outputs of the last block of each size (of the whole family: blocks 0, 1,
+    2 and 4), addressed by name. The deepest is the *raw* output of `conv_head`, before its batch
+    norm and activation, as AdaBins reads it; that norm (`bn2`) stays in the state dict, unused.
+
+    Args:
+        name: of the timm network, e.g. `tf_efficientnet_b5.ap_in1k`; weights are random.
+
+    Raises:
+        CardError: timm does not know it, or it is not of this kind.
+
+    Reference:
+        Tan, Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
+        2019. https://arxiv.org/abs/1905.11946
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        make_torchvision_importable()
+        import timm
+
+        if not timm.is_model(name):  # keeps out `hf-hub:...` too, which would ask the network
+            raise CardError(
+                f"encoder {name!r} is no network that timm {timm.__version__} knows: "
+                "name an EfficientNet-like one, e.g. tf_efficientnet_lite0"
+            )
+        self.original_model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=0, global_pool=""
+        )
+        if not all(hasattr(self.original_model, n) for n in ("conv_stem", "blocks", "conv_head")):
+            raise CardError(
+                f"encoder {name!r} is not EfficientNet-like: expected its conv_stem, blocks and "
+                "conv_head; name e.g. tf_efficientnet_lite0 or mobilenetv2_100"
+            )
+        info = list(self.original_model.feature_info)  # type: ignore[arg-type]
+        self._taps = [int(stage["module"].split(".")[1]) for stage in info[:4]]
+        head = cast("nn.Conv2d", self.original_model.conv_head)
+        self.channels: tuple[int, ...] = (
+            *(int(stage["num_chs"]) for stage in info[:4]),
+            head.out_channels,
+        )
+        """Of the five maps, finest first."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> five maps, finest first; sizes round up."""
+        network = self.original_model
+        x = network.bn1(network.conv_stem(image))  # type: ignore[operator]
+        maps: list[Tensor] = []
+        for number, block in enumerate(cast("nn.Sequential", network.blocks)):
+            x = block(x)
+            if number in self._taps:
+                maps.append(x)
+        maps.append(network.conv_head(x))  # type: ignore[operator]
+        return maps

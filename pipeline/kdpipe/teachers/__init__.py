@@ -1,0 +1,106 @@
+"""Teachers: images -> depth [m] and bins. One file a family; a card names its family."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kdpipe.cards import TeacherCard, load_teacher_card
+from kdpipe.errors import UnknownNameError
+from kdpipe.teachers.base import Bins, Teacher, TeacherOutput
+from kdpipe.teachers.weights import load_state, missing_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "Bins",
+    "Teacher",
+    "TeacherOutput",
+    "build_network",
+    "load_family",
+    "load_teacher",
+    "make_teacher",
+]
+
+_OTHER = {"__init__", "base", "weights"}
+"""Files here that are no family."""
+
+
+class Family(Protocol):
+    """What teachers/<family>.py holds."""
+
+    RENAMES: tuple[tuple[str, str], ...]
+    """Start of an entry's name in older checkpoints -> its start in ours."""
+
+    def build(self, card: TeacherCard) -> nn.Module:
+        """The network with random weights."""
+
+    def make_teacher(
+        self, card: TeacherCard, network: nn.Module, device: str, mirror: bool | None
+    ) -> Teacher:
+        """That network, with weights, as a teacher."""
+
+
+def family_names() -> list[str]:
+    """Families there are a file for, sorted."""
+    return sorted({p.stem for p in Path(__file__).parent.glob("*.py")} - _OTHER)
+
+
+def load_family(name: str) -> Family:
+    """Imports teachers/<name>.py.
+
+    Raises:
+        UnknownNameError: there is no such file.
+    """
+    known = family_names()
+    if name not in known:
+        raise UnknownNameError("kdpipe/teachers", name, known)
+    return cast("Family", importlib.import_module(f"kdpipe.teachers.{name}"))
+
+
+def build_network(card: TeacherCard) -> nn.Module:
+    """The card's network with random weights, to be trained: `forward` takes RGB in [0, 1].
+
+    Raises:
+        UnknownNameError: no such family.
+        CardError: the card's `network:` is not what the family expects.
+    """
+    return load_family(card.family).build(card)
+
+
+def make_teacher(
+    card: TeacherCard, network: nn.Module, *, device: str = "cpu", mirror: bool | None = None
+) -> Teacher:
+    """A network that has its weights already, as a teacher; it is moved and set to evaluation."""
+    return load_family(card.family).make_teacher(card, network, device, mirror)
+
+
+def load_teacher(
+    card: TeacherCard | str,
+    *,
+    checkpoint: Path | str | None = None,
+    device: str = "cpu",
+    mirror: bool | None = None,
+) -> Teacher:
+    """A teacher with the weights of a file.
+
+    Args:
+        card: itself, or its name in manifests/teachers.
+        checkpoint: published, or written by `kdpipe fit`; loaded as data, never as code.
+        device: a torch device's name.
+        mirror: overrides the card's.
+
+    Raises:
+        CheckpointError: no checkpoint is given, or it is missing, torn, unsafe or another
+            network's, or is not the file of the card's `weights_sha256`.
+        DeviceError: the device is not there.
+    """
+    card = load_teacher_card(card) if isinstance(card, str) else card
+    if checkpoint is None:
+        raise missing_weights(card)
+    family = load_family(card.family)
+    network = family.build(card)
+    load_state(network, Path(checkpoint), renames=family.RENAMES, sha256=card.weights_sha256)
+    return family.make_teacher(card, network, device, mirror)
