@@ -29,7 +29,7 @@ class Row:
 
     split: str
     image: str
-    """Relative to the root, with forward slashes; `file.mat#17` is the 17th image of a file."""
+    """Relative to the root, with forward slashes; `file.mat#17` is image 17, from 0, of a file."""
 
     truth: str | None = None
     """Measured depth, likewise; None: unlabelled."""
@@ -65,6 +65,10 @@ class Row:
     """Of the image file, and its time of change: an unchanged file is not read again."""
 
     mtime_ns: int = 0
+    truth_bytes: int = 0
+    """Likewise of the depth file."""
+
+    truth_mtime_ns: int = 0
 
 
 _SCHEMA = pa.schema(
@@ -88,6 +92,8 @@ _SCHEMA = pa.schema(
         ("image_digest", pa.string()),
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
+        ("truth_bytes", pa.int64()),
+        ("truth_mtime_ns", pa.int64()),
     ]
 )
 

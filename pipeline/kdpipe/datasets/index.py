@@ -1,0 +1,337 @@
+"""`index`: lists a data set as rows, checks every file once, and keeps row numbers for ever."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.cards import DataCard, load_data
+from kdpipe.datasets import (
+    files,
+    load_family,
+    read_whole_image,
+    read_whole_labels,
+    read_whole_truth,
+    resolve_root,
+)
+from kdpipe.errors import DataError, UnknownNameError
+from kdpipe.rows import Row, Rows, make_rows, read_rows, write_rows
+from kdpipe.store import layout
+
+if TYPE_CHECKING:
+    from kdpipe.types import Depth
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BENCHMARK = (352, 1216)
+"""The KB crop (H, W): the bottom rows, the middle columns."""
+
+_NAMED = 5
+"""Bad files that a message names."""
+
+_BATCH = 512
+"""Files that wait for a thread at once."""
+
+Progress = Callable[[int, int], None]
+"""Called with (files checked, files to check)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """What an `index` did."""
+
+    rows: Rows
+    path: Path
+    """The rows file."""
+
+    new: int
+    changed: int
+    kept: int
+    """Rows whose files have the size and the time of change of last time; they were not read."""
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each split."""
+        return dict(Counter(self.rows.table["split"].to_pylist()))
+
+    def labelled(self) -> int:
+        """Rows with measured depth."""
+        return len(self.rows) - int(self.rows.table["truth"].null_count)
+
+
+def index(card: DataCard, root: Path, limit: int | None = None, name: str | None = None) -> Rows:
+    """Lists and checks a data set and writes its rows; see `run`."""
+    return run(card, root, limit=limit, name=name).rows
+
+
+def find_data(
+    data: str, *, root: Path | None = None, name: str | None = None, manifests: Path | None = None
+) -> tuple[DataCard, Path]:
+    """Finds the card of a data set and the folder of its files.
+
+    A set that was indexed before is found by its rows file too: its own name then says enough.
+
+    Raises:
+        UnknownNameError: neither a card nor a rows file has this name.
+        DataError: the folder is not said or not there.
+    """
+    called = layout.rows_path(check_name(name or data))
+    known = read_rows(called) if called.is_file() else None
+    try:
+        card = load_data(data, manifests)
+    except UnknownNameError:
+        if known is None or name is not None:
+            raise
+        card = known.card
+    card = replace(card, name=name or card.name)
+    try:
+        return card, resolve_root(card, root)
+    except DataError:
+        if known is None or root is not None:
+            raise
+        return card, resolve_root(card, known.root)
+
+
+def check_name(name: str) -> str:
+    """Refuses a data set's name that could not be part of a path or of a run's name.
+
+    Raises:
+        DataError: it holds anything but letters, digits, dots, dashes and underscores.
+    """
+    if not _NAME.fullmatch(name):
+        raise DataError(f"found the name {name!r}, expected letters, digits, '.', '-' and '_' only")
+    return name
+
+
+def run(
+    card: DataCard,
+    root: Path,
+    *,
+    limit: int | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Indexed:
+    """Lists a data set and checks every file that is new or changed: sizes, depth, all pixels.
+
+    Rows are append-only: a row of the last time keeps its number, new ones come at the end.
+
+    Args:
+        card: the data set.
+        root: folder of its files.
+        limit: rows of each split to take, the first; None: all.
+        name: what the rows are called; None: as the card.
+        progress: called after each checked file.
+
+    Raises:
+        DataError: a file is missing, torn or not what its format says, a split is empty, two rows
+            have one id, or rows of last time are gone. Nothing is written then.
+    """
+    card = replace(card, name=check_name(name or card.name))
+    path = layout.rows_path(card.name)
+    listed = _list(card, root, limit)
+    before = _before(path, card)
+    gone = [number for number, row in enumerate(before) if row.id not in listed]
+    if gone:
+        raise DataError(
+            f"{path} has {len(gone)} rows that are not listed any more (first: "
+            f"{before[gone[0]].id!r}); stores count on row numbers: put the files or the longer "
+            f"--limit back, or delete {path} and {layout.store_path(card.name, 'T').parent} to "
+            "start over"
+        )
+    order = [listed.pop(row.id) for row in before]
+    old: list[Row | None] = [*before, *(None for _ in listed)]
+    order += listed.values()
+    rows, kept = _check_all(make_rows(card, root, []), order, old, progress)
+    whole = make_rows(card, root, rows)
+    if kept < len(rows) or not path.is_file() or read_rows(path).card != card:
+        write_rows(path, whole)
+    changed = len(before) - kept
+    if changed:
+        _LOG.warning("%s: %d rows changed; `teach` will refuse shards with them", path, changed)
+    return Indexed(rows=whole, path=path, new=len(rows) - len(before), changed=changed, kept=kept)
+
+
+def _list(card: DataCard, root: Path, limit: int | None) -> dict[str, Row]:
+    """Id -> row, in the family's order."""
+    listed: dict[str, Row] = {}
+    taken: Counter[str] = Counter()
+    for row in load_family(card.family).list_rows(card, root):
+        if limit is not None and taken[row.split] >= limit:
+            continue
+        taken[row.split] += 1
+        twin = listed.setdefault(row.id, row)
+        if twin is not row:
+            raise DataError(
+                f"{_origin(row)}{row.image!r} and {_origin(twin)}{twin.image!r} have the same id "
+                f"{row.id!r} (path without extension): take one away, or rename it"
+            )
+    if not listed:
+        raise DataError(f"{card.name!r} lists no image in {root}: is it the right --root?")
+    return listed
+
+
+def _before(path: Path, card: DataCard) -> list[Row]:
+    if not path.is_file():
+        return []
+    rows = read_rows(path)
+    if rows.card.family != card.family:
+        raise DataError(
+            f"{path} holds a set of family {rows.card.family!r}, this one is {card.family!r}: "
+            "choose another --name, or delete that file"
+        )
+    return [Row(**values) for values in rows.table.to_pylist()]
+
+
+def _check_all(
+    rows: Rows, listed: Sequence[Row], before: Sequence[Row | None], progress: Progress | None
+) -> tuple[list[Row], int]:
+    """Rows in order, and how many needed no reading."""
+    pairs = list(zip(listed, before, strict=True))
+    checked = [_unchanged(rows, row, old) for row, old in pairs]
+    todo = [n for n, row in enumerate(checked) if row is None]
+    problems: list[str] = []
+    for done, (number, found) in enumerate(_check_many(rows, listed, todo), 1):
+        if isinstance(found, Row):
+            checked[number] = found
+        else:
+            problems.append(found)
+        if progress is not None:
+            progress(done, len(todo))
+    if problems:
+        raise DataError(_say(problems, len(listed)))
+    return [row for row in checked if row is not None], len(listed) - len(todo)
+
+
+def _check_many(
+    rows: Rows, listed: Sequence[Row], todo: Sequence[int]
+) -> Iterator[tuple[int, Row | str]]:
+    """Checks in threads (decoders let go of the interpreter's lock), gives results in order."""
+
+    def one(number: int) -> Row | str:
+        try:
+            return _check(rows, listed[number])
+        except DataError as error:
+            return f"{_origin(listed[number])}{error}"
+
+    threads = ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0)) + 1))
+    try:
+        for start in range(0, len(todo), _BATCH):
+            batch = todo[start : start + _BATCH]
+            yield from zip(batch, threads.map(one, batch), strict=True)
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _say(problems: Sequence[str], total: int) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+    return f"{len(problems)} of {total} files are bad: {'; '.join(problems[:_NAMED])}{more}"
+
+
+def _origin(row: Row) -> str:
+    origin = getattr(row, "origin", "")
+    return f"{origin}: " if origin else ""
+
+
+def _unchanged(rows: Rows, row: Row, before: Row | None) -> Row | None:
+    """The row of last time, if it says the same and its files were not touched."""
+    if before is None:
+        return None
+    try:
+        now = _stamp(rows, _place(rows.card, row, before.image_height, before.image_width))
+    except DataError:
+        return None  # checking it says why
+    return before if replace(now, image_digest=before.image_digest) == before else None
+
+
+def _check(rows: Rows, row: Row) -> Row:
+    """Reads all that a row names.
+
+    Raises:
+        DataError: the first thing that is wrong.
+    """
+    stamped = _stamp(rows, row)
+    image = read_whole_image(rows, row)
+    if "#" in row.image:  # one of many in a large file: its pixels stand for its bytes
+        digest = files.digest_of(image.data)
+    else:
+        digest = files.digest_of(files.read_bytes(rows.root / row.image))
+    height, width = image.shape[:2]
+    placed = replace(_place(rows.card, stamped, height, width), image_digest=digest)
+    if row.truth is not None:
+        depth = read_whole_truth(rows, row)
+        _check_size(row.truth, depth.shape, placed)
+        _check_range(row.truth, depth, rows.card)
+    if row.labels is not None:
+        _check_size(row.labels, read_whole_labels(rows, row).shape, placed)
+    return placed
+
+
+def _place(card: DataCard, row: Row, height: int, width: int) -> Row:
+    """Puts the frame into an image of this size; a family that knows it has done so itself."""
+    known = {f.name: getattr(row, f.name) for f in fields(Row)}
+    if row.image_height or row.image_width:
+        if (row.image_height, row.image_width) != (height, width):
+            raise DataError(
+                f"{row.image} is {height}x{width}, expected {row.image_height}x{row.image_width}"
+            )
+        return Row(**known)
+    top, left, frame = 0, 0, (height, width)
+    if card.crop == "kitti-benchmark":
+        top, left, frame = height - _BENCHMARK[0], int((width - _BENCHMARK[1]) / 2), _BENCHMARK
+        if top < 0 or width < _BENCHMARK[1]:
+            raise DataError(
+                f"{row.image} is {height}x{width}: too small for the crop 352x1216 of "
+                f"data/{card.name}; is it KITTI? Else set crop: none"
+            )
+    known |= {"image_height": height, "image_width": width, "top": top, "left": left}
+    known |= {"height": frame[0], "width": frame[1]}
+    known["cx"] = None if row.cx is None else row.cx - left
+    known["cy"] = None if row.cy is None else row.cy - top
+    return Row(**known)
+
+
+def _stamp(rows: Rows, row: Row) -> Row:
+    size, changed = _stat(rows.root / row.image.partition("#")[0])
+    truth = (0, 0) if row.truth is None else _stat(rows.root / row.truth.partition("#")[0])
+    return replace(row, bytes=size, mtime_ns=changed, truth_bytes=truth[0], truth_mtime_ns=truth[1])
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: put it there, or take it out of the list") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): make it readable for this user"
+        ) from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_size(path: str, shape: Sequence[int], row: Row) -> None:
+    if tuple(shape) != (row.image_height, row.image_width):
+        raise DataError(
+            f"{path} is {shape[0]}x{shape[1]}, its image {row.image} is {row.image_height}x"
+            f"{row.image_width}: both must have one size; pair them anew"
+        )
+
+
+def _check_range(path: str, depth: Depth, card: DataCard) -> None:
+    known = depth[depth > 0]
+    if not known.size:
+        raise DataError(
+            f"{path} has no measured pixel (all 0): write None in its place, or mend it"
+        )
+    if not ((known > card.min_depth) & (known < card.max_depth)).any():
+        raise DataError(
+            f"{path} holds {known.min():.4g}..{known.max():.4g} m, nothing between the "
+            f"{card.min_depth:g} and {card.max_depth:g} m of data/{card.name}: is its scale right?"
+        )
