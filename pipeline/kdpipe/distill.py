@@ -1,0 +1,269 @@
+"""Rows, stores, a student and a method -> a trained student. No teacher runs here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
+from kdpipe.errors import StoreError, TrainingError
+from kdpipe.params import Params, TrainParams, load_params
+from kdpipe.rows import Rows, read_rows
+from kdpipe.store import Store, layout, open_store
+from kdpipe.store.ledger import finished as finished_shards
+from kdpipe.store.ledger import read_record
+from kdpipe.students import build_network, save_student
+from kdpipe.training.augment import Augment, augment_of
+from kdpipe.training.loop import (
+    METRICS,
+    Plan,
+    finish,
+    finished,
+    pick_device,
+    seed_everything,
+    train,
+)
+from kdpipe.training.methods import check_inputs, loss_of
+from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
+from kdpipe.training.validation import Validation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+OnMissing = Literal["error", "subset"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distilled:
+    """A trained student."""
+
+    run: str
+    path: Path
+    """Its folder."""
+
+    steps: int
+    seconds: float
+    """Of training and validation, over all starts."""
+
+    finished: bool
+    metrics: Mapping[str, float]
+    """Of the last validation."""
+
+
+def run(
+    student: str,
+    data: str,
+    *,
+    teacher: str | None = None,
+    aux: Sequence[str] = (),
+    method: str = "none",
+    seed: int = 0,
+    manifests: Path | None = None,
+    params: Params | None = None,
+    on_missing: OnMissing = "error",
+    max_minutes: float | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> Distilled:
+    """Trains a student from stores and labels, from where an earlier call stopped.
+
+    Args:
+        student: a card.
+        data: an indexed data set, taught by `teacher` if the method reads one.
+        teacher: a card's name; what is read is its stores.
+        aux: further data sets, indexed and taught, whose truth is not read.
+        method: a card.
+        seed: of weights, order and augmentation.
+        manifests: folder of the cards.
+        params: of the experiment; None: params.yaml.
+        on_missing: what to do where a store is not finished: refuse, or train on what is there.
+            A bad image is left out either way, and counted.
+        max_minutes: stop then; the same call goes on.
+        device: to train on; `auto`: CUDA where there is one.
+        workers: processes that load samples.
+
+    Raises:
+        UnknownNameError: no such card, or loss.
+        DataError: no rows file, or no train split.
+        StoreError: no store, or an unfinished one; StaleStoreError names what differs.
+        TrainingError: the method cannot use what is given, or the loss is no longer a number.
+        KeyboardInterrupt: after the state is saved.
+    """
+    card, how = load_student_card(student, manifests), load_method(method, manifests)
+    check_inputs(how, teacher, tuple(aux))
+    settings = (params or load_params()).distill_of(student)
+    rows = [read_rows(layout.rows_path(name)) for name in (data, *aux)]
+    stores = [_open(one.name, teacher, manifests) for one in rows] if teacher is not None else []
+    name = layout.Run(
+        data=data,
+        aux=tuple(aux),
+        teacher=teacher or "none",
+        student=student,
+        method=method,
+        seed=seed,
+    ).name
+    plan = Plan(
+        title=f"distill {name}",
+        folder=layout.student_dir(name),
+        recipe=card.fit,
+        params=settings,
+        outputs=("model.pt", "card.json", METRICS),
+        identity=_identity(card, how, settings, rows, stores, seed),
+        seed=seed,
+        device=pick_device(device),
+        workers=workers,
+        max_minutes=max_minutes,
+    )
+    done = finished(plan)
+    if done is not None:
+        return Distilled(
+            run=name,
+            path=plan.folder,
+            steps=done.step,
+            seconds=done.seconds,
+            finished=True,
+            metrics=done.points[-1].validation,
+        )
+    augment = augment_of(settings, rotation=card.fit.rotation, method=how)
+    parts = _parts(rows, stores, augment, how, on_missing)
+    return _train(name, card, how, rows[0], parts, plan)
+
+
+def _train(
+    name: str,
+    card: StudentCard,
+    method: MethodCard,
+    rows: Rows,
+    parts: list[DistillDataset],
+    plan: Plan,
+) -> Distilled:
+    size = (plan.params.height, plan.params.width)
+    domain = rows.card.domain
+    losses = loss_of(method)
+    validation = Validation(rows, size, _depth_of)
+    seed_everything(plan.seed)
+    weights = plan.params.encoder_weights
+    network = build_network(
+        card, bins_domain=domain, encoder_weights=Path(weights) if weights else None
+    )
+
+    def loss(network: nn.Module, batch: Sample) -> Tensor:
+        return losses(network(batch["image"]), batch)
+
+    def validate(network: nn.Module, _step: int) -> Mapping[str, float]:
+        return validation(network)
+
+    trained = train(network, Stream(parts, seed=plan.seed), loss, validate, plan)
+    save_student(plan.folder, network, card, domain, size)
+    summary = {
+        "parameters": _used_parameters(network),
+        "labelled_images": len(parts[0]),
+        "aux_images": sum(len(part) for part in parts[1:]),
+        "left_out": sum(len(part.left_out) for part in parts),
+    }
+    finish(plan, trained, summary)
+    points = trained.progress.points
+    return Distilled(
+        run=name,
+        path=plan.folder,
+        steps=trained.progress.step,
+        seconds=trained.progress.seconds,
+        finished=trained.finished,
+        metrics=points[-1].validation if points else {},
+    )
+
+
+def _parts(
+    rows: Sequence[Rows],
+    stores: Sequence[Store],
+    augment: Augment,
+    method: MethodCard,
+    on_missing: OnMissing,
+) -> list[DistillDataset]:
+    """The labelled data set first, then those whose truth is not read."""
+    parts = []
+    for place, one in enumerate(rows):
+        part = DistillDataset(
+            one,
+            stores=[stores[place]] if stores else [],
+            transform=augment,
+            with_truth=place == 0 and bool(method.truth),
+        )
+        _say_coverage(part, on_missing)
+        parts.append(part)
+    if parts[0].with_truth and not any(parts[0].rows[n].truth for n in parts[0].numbers):
+        raise TrainingError(
+            f"{rows[0].name} has no measured depth in its train split and method {method.name} "
+            "learns from it: choose a method that learns from a teacher only"
+        )
+    return parts
+
+
+def _say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
+    if not part.left_out:
+        return
+    total = len(part) + len(part.left_out)
+    late = sum(reason == NOT_TAUGHT for reason in part.left_out.values())
+    assert part.store is not None
+    if late and on_missing == "error":
+        raise StoreError(
+            f"{part.store.path} has {total - late} of the {total} rows of {part.rows.name}'s train "
+            "split, expected all: finish `kdpipe teach`, or take --on-missing subset"
+        )
+    logger.warning(
+        "%s: %d of %d images (%.1f %%) have the teacher's depth; left out: %d not taught yet, %d "
+        "that could not be read",
+        part.rows.name,
+        len(part),
+        total,
+        100 * len(part) / total,
+        late,
+        len(part.left_out) - late,
+    )
+
+
+def _open(data: str, teacher: str, manifests: Path | None) -> Store:
+    path = layout.store_path(data, teacher)
+    card = load_teacher_card(teacher, manifests)
+    if not path.exists():
+        raise StoreError(
+            f"{path} is missing: run `kdpipe teach --teacher {teacher} --data {data}` first"
+        )
+    return open_store(path, card=card)
+
+
+def _identity(
+    card: StudentCard,
+    method: MethodCard,
+    settings: TrainParams,
+    rows: Sequence[Rows],
+    stores: Sequence[Store],
+    seed: int,
+) -> Mapping[str, object]:
+    """What decides the student's weights."""
+    records = [read_record(s.path, shard) for s in stores for shard in finished_shards(s.path)]
+    return {
+        "student": {k: v for k, v in asdict(card).items() if k != "about"},
+        "method": {k: v for k, v in asdict(method).items() if k != "about"},
+        "params": asdict(settings),
+        "rows": [rows_digest(one) for one in rows],
+        "stores": [store.info.digest for store in stores],
+        "shards": [record.digest for record in records if record is not None],
+        "seed": seed,
+    }
+
+
+def _depth_of(network: nn.Module, images: Tensor) -> Tensor:
+    depth: Tensor = network(images).depth
+    return depth
+
+
+def _used_parameters(network: nn.Module) -> int:
+    """Parameters that the forward pass reads: an unused head is not counted."""
+    unused = getattr(network, "is_unused", lambda _name: False)
+    return sum(p.numel() for name, p in network.named_parameters() if not unused(name))

@@ -1,0 +1,228 @@
+"""Makes a teacher's weights ready: trains them on measured depth, or records given ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
+from kdpipe.errors import TrainingError
+from kdpipe.nets.encoders import load_encoder_weights
+from kdpipe.params import Params, TrainParams, load_params
+from kdpipe.rows import Rows, read_rows
+from kdpipe.store import layout
+from kdpipe.teachers import build_network, load_teacher
+from kdpipe.teachers.weights import missing_weights, sha256_of_file
+from kdpipe.training.augment import augment_of
+from kdpipe.training.checkpoint import write_json, write_whole
+from kdpipe.training.loop import (
+    METRICS,
+    Plan,
+    StepLoss,
+    finish,
+    finished,
+    pick_device,
+    seed_everything,
+    train,
+)
+from kdpipe.training.methods import truth_loss
+from kdpipe.training.pictures import write_picture
+from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
+from kdpipe.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A teacher that is ready to teach."""
+
+    path: Path
+    """weights.json"""
+
+    source: str
+    """`fitted`, or where the weights came from."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    finished: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the last validation; empty: not trained here, or no val split."""
+
+
+def run(
+    teacher: str,
+    data: str,
+    *,
+    manifests: Path | None = None,
+    params: Params | None = None,
+    checkpoint: Path | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> Fitted:
+    """Makes a teacher's weights ready and writes weights.json, which `teach` reads.
+
+    Args:
+        teacher: a card.
+        data: an indexed data set; its train split has measured depth.
+        manifests: folder of the cards.
+        params: of the experiment; None: params.yaml.
+        checkpoint: take these weights instead of training.
+        max_minutes: stop then; the same call goes on.
+        device: to train on; `auto`: CUDA where there is one.
+        workers: processes that load samples.
+
+    Raises:
+        UnknownNameError: no such card.
+        DataError: no rows file, no train split, or no truth in it.
+        CheckpointError: no recipe and no weights, or weights of another network.
+        TrainingError: the loss is no longer a number, or there is no such device.
+        KeyboardInterrupt: after the state is saved.
+    """
+    card = load_teacher_card(teacher, manifests)
+    if checkpoint is not None:
+        return _record(card, data, checkpoint)
+    if card.fit is None:
+        return _find(card, data)
+    rows = read_rows(layout.rows_path(data))
+    settings = (params or load_params()).fit_of(teacher)
+    return _train(card, card.fit, rows, settings, max_minutes, device, workers)
+
+
+def _train(
+    card: TeacherCard,
+    recipe: FitRecipe,
+    rows: Rows,
+    settings: TrainParams,
+    max_minutes: float | None,
+    device: str,
+    workers: int,
+) -> Fitted:
+    folder = layout.teacher_dir(rows.name, card.name)
+    plan = Plan(
+        title=f"fit {card.name} on {rows.name}",
+        folder=folder,
+        recipe=recipe,
+        params=settings,
+        outputs=(MODEL, "weights.json", METRICS),
+        identity={
+            "teacher": card.fingerprint,
+            "recipe": asdict(recipe),
+            "params": asdict(settings),
+            "rows": rows_digest(rows),
+        },
+        device=pick_device(device),
+        workers=workers,
+        max_minutes=max_minutes,
+    )
+    weights = layout.weights_path(rows.name, card.name)
+    done = finished(plan)
+    if done is not None:
+        metrics = done.points[-1].validation
+        return Fitted(
+            path=weights, source="fitted", steps=done.step, seconds=done.seconds, metrics=metrics
+        )
+    augment = augment_of(settings, rotation=recipe.rotation)
+    dataset = DistillDataset(rows, transform=augment)
+    _check(card, rows, dataset, settings)
+    validation = Validation(rows, augment.size, _depth_of)
+    seed_everything(plan.seed)
+    network = build_network(card)
+    if settings.encoder_weights is not None:
+        load_encoder_weights(network, Path(settings.encoder_weights))
+
+    def validate(network: nn.Module, step: int) -> Mapping[str, float]:
+        write_picture(folder, step, network, validation, rows.card.max_depth)
+        return validation(network)
+
+    loss = _step_loss(recipe, card.name)
+    trained = train(network, Stream([dataset], seed=plan.seed), loss, validate, plan)
+    state = {"model": network.state_dict()}
+    write_whole(folder / MODEL, lambda file: torch.save(state, file))
+    _write_weights(card, rows.name, folder / MODEL, "fitted", trained.progress.step)
+    finish(plan, trained, {"parameters": sum(p.numel() for p in network.parameters())})
+    return Fitted(
+        path=weights,
+        source="fitted",
+        steps=trained.progress.step,
+        seconds=trained.progress.seconds,
+        finished=trained.finished,
+        metrics=trained.progress.points[-1].validation if trained.progress.points else {},
+    )
+
+
+def _check(card: TeacherCard, rows: Rows, dataset: DistillDataset, settings: TrainParams) -> None:
+    """Refuses a split without truth; says it if the teacher will see other sizes than now."""
+    first = rows[dataset.numbers[0]]
+    if not any(rows[number].truth is not None for number in dataset.numbers):
+        raise TrainingError(
+            f"{rows.name} has no measured depth in its train split, a teacher is fitted on labels: "
+            "fit on another data set, then `kdpipe teach --fitted-on` it"
+        )
+    seen = card.input_size or (first.height, first.width)
+    trained = (settings.height, settings.width)
+    if seen != trained:
+        logger.warning(
+            "%s sees images of %dx%d when it teaches, but is fitted at %dx%d: set input_size in "
+            "its card, or height and width in params.yaml",
+            *(card.name, *seen, *trained),
+        )
+
+
+def _step_loss(recipe: FitRecipe, where: str) -> StepLoss:
+    losses = truth_loss(recipe.losses, {}, where)
+
+    def loss(network: nn.Module, batch: Sample) -> Tensor:
+        return losses(network(batch["image"]), batch)
+
+    return loss
+
+
+def _depth_of(network: nn.Module, images: Tensor) -> Tensor:
+    depth: Tensor = network(images).depth
+    return depth
+
+
+def _record(card: TeacherCard, data: str, checkpoint: Path) -> Fitted:
+    """Takes given weights, once they are seen to fit the network."""
+    load_teacher(card, checkpoint=checkpoint)
+    path = _write_weights(card, data, checkpoint, str(checkpoint), 0)
+    return Fitted(path=path, source=str(checkpoint))
+
+
+def _find(card: TeacherCard, data: str) -> Fitted:
+    """Looks for published weights where `fit` would have put them."""
+    folder = layout.teacher_dir(data, card.name)
+    names = [MODEL, *([str(card.about["file"])] if "file" in card.about else [])]
+    looked = [folder / Path(name).name for name in names]
+    for path in looked:
+        if path.is_file():
+            return _record(card, data, path)
+    raise missing_weights(card, looked)
+
+
+def _write_weights(card: TeacherCard, data: str, checkpoint: Path, source: str, steps: int) -> Path:
+    """Writes weights.json: the same weights give the same bytes, so `teach` is not run again."""
+    path = layout.weights_path(data, card.name)
+    inside = checkpoint.resolve().parent == path.parent.resolve()
+    write_json(
+        path,
+        {
+            "teacher": card.name,
+            "fingerprint": card.fingerprint,
+            "checkpoint": checkpoint.name if inside else str(checkpoint.resolve()),
+            "sha256": sha256_of_file(checkpoint),
+            "source": source,
+            "data": data,
+            "steps": steps,
+        },
+    )
+    return path

@@ -1,0 +1,1 @@
+"""What every fit shares: one geometric transform, samples, the loop and its checkpoint."""

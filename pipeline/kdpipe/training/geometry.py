@@ -1,0 +1,296 @@
+"""One geometric transform for all that belongs to an image.
+
+Crop, flip, zoom and rotation compose into one affine map; image, truth, the teacher's stored maps,
+valid mask and intrinsics all go through that one object, so none can be left behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from kdpipe.types import BinCodes, Depth, Image, Valid
+
+Matrix: TypeAlias = NDArray[np.float64]
+Probabilities: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Intrinsics:
+    """Focal lengths and principal point [pixels]; a pixel's centre has whole coordinates."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transform:
+    """Where each output pixel lies in the frame, and by what its depth is divided.
+
+    Positions are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Each method gives a
+    new transform whose output is this one's, cropped, flipped and so on.
+    """
+
+    frame: tuple[int, int]
+    """(H, W) of the frame [pixels]."""
+
+    size: tuple[int, int]
+    """(h, w) of the output [pixels]."""
+
+    matrix: Matrix
+    """(2, 3): output (x, y, 1) -> frame (x, y)."""
+
+    depth_divisor: float = 1.0
+    """What depth and bin centres are divided by."""
+
+    @classmethod
+    def identity(cls, height: int, width: int) -> Transform:
+        """The frame as it is."""
+        return cls((height, width), (height, width), np.eye(2, 3))
+
+    def crop(self, top: float, left: float, height: int, width: int) -> Transform:
+        """A window of the output; `top` and `left` may be fractions [pixels]."""
+        return self._then(np.array([[1, 0, left], [0, 1, top]], np.float64), (height, width))
+
+    def flip(self) -> Transform:
+        """The output mirrored left to right."""
+        return self._then(np.array([[-1, 0, self.size[1]], [0, 1, 0]], np.float64), self.size)
+
+    def resize(self, height: int, width: int) -> Transform:
+        """The output at another resolution: the focal length changes with it, depth does not."""
+        y, x = self.size[0] / height, self.size[1] / width
+        return self._then(np.array([[x, 0, 0], [0, y, 0]], np.float64), (height, width))
+
+    def zoom(self, scale: float, *, at_fixed_focal: bool) -> Transform:
+        """The output enlarged `scale` times about its centre, cut to the size it had.
+
+        Args:
+            scale: > 1 enlarges; below 1 the output reaches beyond what it showed.
+            at_fixed_focal: read the result as another picture of the same camera: what looks
+                `scale` times larger is `scale` times nearer, so depth and bin centres are divided
+                by it. Otherwise the focal length grows and depth stays.
+        """
+        y, x = (side * (1 - 1 / scale) / 2 for side in self.size)
+        zoomed = self._then(np.array([[1 / scale, 0, x], [0, 1 / scale, y]], np.float64), self.size)
+        divisor = self.depth_divisor * (scale if at_fixed_focal else 1)
+        return replace(zoomed, depth_divisor=divisor)
+
+    def rotate(self, degrees: float) -> Transform:
+        """The output turned about its centre, counter-clockwise as seen, at the size it had."""
+        turn = math.radians(degrees)
+        cos, sin = math.cos(turn), math.sin(turn)
+        y, x = self.size[0] / 2, self.size[1] / 2
+        step = np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
+        return self._then(step, self.size)
+
+    def _then(self, step: Matrix, size: tuple[int, int]) -> Transform:
+        whole = self.matrix @ np.vstack([step, [0, 0, 1]])
+        return replace(self, matrix=whole, size=size)
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether rows of the output are not rows of the frame."""
+        return bool(np.abs(self.matrix[[0, 1], [1, 0]]).max() > 1e-9)
+
+    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Frame positions (x, y) of the output's pixel centres, each (h, w) or broadcastable."""
+        y = np.arange(self.size[0])[:, None] + 0.5
+        x = np.arange(self.size[1])[None, :] + 0.5
+        (a, b, c), (d, e, f) = self.matrix
+        if self.is_rotated:
+            return a * x + b * y + c, d * x + e * y + f
+        return a * x + c, e * y + f
+
+    def inside(self) -> Valid:
+        """Output pixels (h, w) whose centre lies in the frame."""
+        x, y = self.positions()
+        within: Valid = (x >= 0) & (x < self.frame[1]) & (y >= 0) & (y < self.frame[0])
+        return within
+
+    def image(self, image: Image) -> torch.Tensor:
+        """Moves an image: bilinear, with a low-pass filter where it shrinks; 0 outside the frame.
+
+        Args:
+            image: RGB (H, W, 3) of the frame, 0..255.
+
+        Returns:
+            float32 (3, h, w) in [0, 1].
+        """
+        values = torch.from_numpy(np.array(image, order="C")).movedim(2, 0)
+        return (self.channels(values) / 255).clamp_(0, 1)
+
+    def channels(self, values: torch.Tensor) -> torch.Tensor:
+        """Moves smooth values (C, H, W) -> float32 (C, h, w), as `image` does."""
+        if self.is_rotated:
+            return self._turned(values)
+        x, y = self.positions()
+        rows = _taps(y[:, 0], self.frame[0], abs(self.matrix[1, 1]))
+        columns = _taps(x[0], self.frame[1], abs(self.matrix[0, 0]))
+        moved = _gather(_gather(values, rows, 1), columns, 2)
+        return moved * torch.from_numpy(self.inside())
+
+    def _turned(self, values: torch.Tensor) -> torch.Tensor:
+        # Shrink along the frame's axes first, then turn at about one pixel a pixel.
+        steps = np.maximum(1.0, np.linalg.norm(self.matrix[:, :2], axis=1))
+        sides = [max(1, math.ceil(n / s)) for n, s in zip(self.frame, steps[::-1], strict=True)]
+        ratio = [n / side for n, side in zip(self.frame, sides, strict=True)]
+        if max(ratio) > 1:
+            small = Transform.identity(*self.frame).resize(*sides)
+            values = small.channels(values)
+        x, y = self.positions()
+        grid = np.stack([2 * x / self.frame[1] - 1, 2 * y / self.frame[0] - 1], -1)
+        turned = F.grid_sample(
+            values[None].float(),
+            torch.from_numpy(grid.astype(np.float32))[None],
+            padding_mode="border",
+            align_corners=False,
+        )[0]
+        return turned * torch.from_numpy(self.inside())
+
+    def truth(self, depth: Depth) -> Depth:
+        """Moves measured depth by its nearest pixel: holes stay holes, nothing is made up.
+
+        Args:
+            depth: (H, W) [m] of the frame; 0 unknown.
+
+        Returns:
+            (h, w) [m]; 0 unknown, also outside the frame.
+        """
+        x, y = self.positions()
+        column = np.clip(np.floor(x), 0, self.frame[1] - 1).astype(np.intp)
+        row = np.clip(np.floor(y), 0, self.frame[0] - 1).astype(np.intp)
+        moved: Depth = np.where(self.inside(), depth[row, column], np.float32(0))
+        return moved / np.float32(self.depth_divisor)
+
+    def stored_depth(self, native: Depth) -> Depth:
+        """Moves a teacher's stored depth, straight from its native grid.
+
+        The map in the frame is a function that is piecewise bilinear over the native grid (rule
+        `bilinear-align-corners`); it is evaluated at the output's pixel centres, so a window of the
+        frame equals that window of the whole map.
+
+        Args:
+            native: (h', w') [m] at the teacher's own size, which spans the frame; 0 unknown.
+
+        Returns:
+            (h, w) [m]; 0 where the interpolation touches an unknown pixel, or outside the frame.
+        """
+        cells, weights = self._cells(native.shape)
+        corners = native.reshape(-1)[cells]
+        unknown = ((corners <= 0) & (weights > 0)).any(axis=0) | ~self.inside()
+        depth = (corners * weights).sum(axis=0) / self.depth_divisor
+        return np.where(unknown, 0, depth).astype(np.float32)
+
+    def stored_bins(
+        self, codes: BinCodes, expand: Callable[[BinCodes], Probabilities]
+    ) -> Probabilities:
+        """Moves a teacher's stored probabilities: native cells are gathered, expanded, then mixed.
+
+        Codes are never interpolated: what lies between two codes means nothing.
+
+        Args:
+            codes: (K, h', w') at the teacher's own size.
+            expand: codes (K, 4, h, w) -> probabilities of the same shape.
+
+        Returns:
+            Probabilities (K, h, w); 0 for every bin outside the frame.
+        """
+        cells, weights = self._cells(codes.shape[1:])
+        gathered = codes.reshape(len(codes), -1)[:, cells]
+        mixed = (expand(gathered) * weights).sum(axis=1)
+        return np.where(self.inside(), mixed, 0).astype(np.float32)
+
+    def centers(self, centers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bin centres [m] that belong to moved probabilities."""
+        return centers / np.float32(self.depth_divisor)
+
+    def intrinsics(self, intrinsics: Intrinsics) -> Intrinsics:
+        """The camera of the output; at fixed focal length a zoom leaves the focal lengths alone."""
+        inverse = np.linalg.inv(np.vstack([self.matrix, [0, 0, 1]]))
+        cx, cy, _ = inverse @ [intrinsics.cx + 0.5, intrinsics.cy + 0.5, 1]
+        x, y = np.linalg.norm(self.matrix[:, :2], axis=0) * self.depth_divisor
+        return Intrinsics(intrinsics.fx / x, intrinsics.fy / y, cx - 0.5, cy - 0.5)
+
+    def _cells(self, native: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Flat indices and weights (4, h, w) of the native cells about each output pixel."""
+        x, y = self.positions()
+        column, right = _between(x - 0.5, self.frame[1], native[1])
+        row, down = _between(y - 0.5, self.frame[0], native[0])
+        next_column = np.minimum(column + 1, native[1] - 1)
+        next_row = np.minimum(row + 1, native[0] - 1)
+        shape = (4, *self.size)
+        cells = np.empty(shape, np.intp)
+        weights = np.empty(shape)
+        corners = (
+            (row, column, (1 - down) * (1 - right)),
+            (row, next_column, (1 - down) * right),
+            (next_row, column, down * (1 - right)),
+            (next_row, next_column, down * right),
+        )
+        for i, (r, c, weight) in enumerate(corners):
+            cells[i] = r * native[1] + c
+            weights[i] = weight
+        return cells, weights
+
+
+def _between(
+    pixel: NDArray[np.float64], frame: int, native: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Native cell before, and distance behind it, of frame pixels counted from their centres."""
+    step = (native - 1) / (frame - 1) if frame > 1 else 0.0
+    # The outermost half pixel of the frame has no neighbour on its far side: the edge goes on.
+    at = np.clip(pixel * step, 0, native - 1)
+    before = np.minimum(np.floor(at).astype(np.intp), max(native - 2, 0))
+    behind = at - before
+    # A window's offset added and taken away must not wake a neighbour of weight 1e-15.
+    near = np.round(behind)
+    return before, np.where(np.abs(behind - near) < 1e-9, near, behind)
+
+
+def _taps(
+    centres: NDArray[np.float64], length: int, step: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which pixels each output takes, and how much: a triangle as wide as the step.
+
+    Where a triangle meets the border, or the step is no whole number, its weights are tilted so
+    that their mean position is the centre: a ramp goes through without a shift.
+
+    Returns:
+        Pixel numbers and weights, each (taps, outputs).
+    """
+    width = max(1.0, step)
+    middle = np.clip(centres, 0.5, length - 0.5)[None, :]
+    first = np.ceil(middle - width - 0.5).astype(np.intp)
+    pixel = first + np.arange(math.floor(2 * width) + 1)[:, None]
+    offset = pixel + 0.5 - middle
+    triangle = np.maximum(0, 1 - np.abs(offset) / width) * ((pixel >= 0) & (pixel < length))
+    triangle /= triangle.sum(axis=0)
+    mean = (triangle * offset).sum(axis=0)
+    spread = (triangle * offset**2).sum(axis=0) - mean**2
+    safe = np.where(spread > 1e-6, spread, 1)
+    tilt = np.where(spread > 1e-6, mean / safe, 0)
+    weights = (triangle * (1 - tilt * (offset - mean))).astype(np.float32)
+    return torch.from_numpy(np.clip(pixel, 0, length - 1)), torch.from_numpy(weights)
+
+
+def _gather(
+    values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: int
+) -> torch.Tensor:
+    """The weighted sum of each output's taps along `dim`; integers become float32."""
+    shape = [1] * values.ndim
+    shape[dim] = -1
+    pixels, weights = taps
+    total = values.index_select(dim, pixels[0]).float() * weights[0].view(shape)
+    for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
+        total.addcmul_(values.index_select(dim, pixel).float(), weight.view(shape))
+    return total

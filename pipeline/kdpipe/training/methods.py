@@ -1,0 +1,92 @@
+"""A method card's losses, weighted and summed over one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from kdpipe.cards import MethodCard
+from kdpipe.errors import CardError, TrainingError, UnknownNameError
+from kdpipe.losses import DISTILLATION_LOSSES, TRUTH_LOSSES, Prediction
+from kdpipe.training.samples import Sample
+
+BatchLoss: TypeAlias = Callable[[Prediction, Sample], Tensor]
+
+
+def truth_loss(
+    weights: Mapping[str, float], options: Mapping[str, object], where: str
+) -> BatchLoss:
+    """The weighted sum of losses against measured depth.
+
+    Args:
+        weights: loss -> weight.
+        options: of the losses.
+        where: the card, for messages.
+
+    Raises:
+        UnknownNameError: losses/ has none of a name.
+        CardError: no loss at all.
+    """
+    return loss_of(MethodCard(name=where, teacher=False, truth=weights, options=options))
+
+
+def loss_of(method: MethodCard) -> BatchLoss:
+    """The weighted sum of a method's losses: of truth on rows that have it, of the teacher on all.
+
+    Raises:
+        UnknownNameError: losses/ has none of a name.
+        CardError: the card has no loss, or one against a teacher that it says it has not.
+    """
+    for name in method.truth:
+        if name not in TRUTH_LOSSES:
+            raise UnknownNameError("losses against truth", name, TRUTH_LOSSES)
+    for name in method.distillation:
+        if name not in DISTILLATION_LOSSES:
+            raise UnknownNameError("losses against a teacher", name, DISTILLATION_LOSSES)
+    if not method.truth and not method.distillation:
+        raise CardError(f"{method.name}: no loss found, expected one under truth or distillation")
+    if bool(method.distillation) != method.teacher:
+        raise CardError(
+            f"{method.name}: teacher is {method.teacher} but distillation lists "
+            f"{', '.join(method.distillation) or 'nothing'}; make the two agree"
+        )
+
+    def loss(output: Prediction, batch: Sample) -> Tensor:
+        total = torch.zeros((), device=output.depth.device)
+        for name, weight in method.truth.items():
+            value = TRUTH_LOSSES[name](output, batch["truth"], batch["valid"], method.options)
+            total = total + weight * value
+        for name, weight in method.distillation.items():
+            value = DISTILLATION_LOSSES[name](
+                output, batch["teacher"], batch["known"], method.options
+            )
+            total = total + weight * value
+        return total
+
+    return loss
+
+
+def check_inputs(method: MethodCard, teacher: str | None, aux: tuple[str, ...]) -> None:
+    """Refuses what a method cannot use.
+
+    Raises:
+        TrainingError: a teacher is missing or superfluous, or unlabelled rows without a teacher.
+    """
+    if method.teacher and teacher is None:
+        raise TrainingError(
+            f"method {method.name} learns from a teacher and none is given: add --teacher T, or "
+            "take --method none for labels only"
+        )
+    if not method.teacher and aux:
+        raise TrainingError(
+            f"method {method.name} learns from labels only and --aux {','.join(aux)} adds images "
+            "without labels: leave --aux out, or choose a method with a teacher"
+        )
+    if not method.teacher and teacher is not None:
+        raise TrainingError(
+            f"method {method.name} learns from labels only and --teacher {teacher} is given: "
+            "leave it out, or choose another --method"
+        )

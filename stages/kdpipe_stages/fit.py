@@ -1,0 +1,62 @@
+"""`kdpipe fit`: a teacher's weights, trained here or recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdpipe_stages.output import Json, Manifests, say
+
+
+def fit(
+    teacher: Annotated[
+        str | None, typer.Option(help="A card in manifests/teachers; default: params.yaml's first.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An indexed data set; default: params.yaml's first.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Take these weights instead of training.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop then; the same command goes on.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
+    manifests: Manifests = None,
+    json: Json = False,
+) -> None:
+    """Make TEACHER's weights ready: train them on DATA, or find and check published ones."""
+    from kdpipe import fit as library
+    from kdpipe.params import load_params
+
+    params = load_params()
+    teacher, data = teacher or params.teachers[0], data or params.data[0]
+    done = library.run(
+        teacher,
+        data,
+        manifests=manifests,
+        params=params,
+        checkpoint=checkpoint,
+        max_minutes=max_minutes,
+        device=device,
+        workers=workers,
+    )
+    line = f"{teacher} is ready, weights from {done.source}: {done.path}"
+    if done.source == "fitted":
+        how = "fitted" if done.finished else "fitted in part, run it again to go on"
+        shown = "".join(f", {name} {value:.4f}" for name, value in done.metrics.items())
+        line = f"{teacher} {how}: {done.steps} steps, {done.seconds:.0f} s{shown}: {done.path}"
+    values = {
+        "teacher": teacher,
+        "data": data,
+        "source": done.source,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "finished": done.finished,
+        "path": str(done.path),
+        **done.metrics,
+    }
+    say(line, values, json=json)
