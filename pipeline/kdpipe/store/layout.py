@@ -81,3 +81,56 @@ class Run:
 def teacher_run(data: str, teacher: str) -> str:
     """RUN of a teacher's own evaluation."""
     return f"{data}_{teacher}"
+
+
+def parse_run(name: str) -> Run | None:
+    """What `Run.name` says; None where it is no such name."""
+    parts = name.rsplit("_", 4)
+    if len(parts) != 5 or not parts[4].startswith("s") or not parts[4][1:].isdecimal():
+        return None
+    data, *aux = parts[0].split("+")
+    return Run(
+        data=data,
+        aux=tuple(aux),
+        teacher=parts[1],
+        student=parts[2],
+        method=parts[3],
+        seed=int(parts[4][1:]),
+    )
+
+
+ATTRIBUTES = "kdpipe"
+"""Key of a store's own attributes in the root's zarr.json."""
+
+DEPTH = "depth"
+BIN_CODES = "bins/codes"
+BIN_EDGES = "bins/edges"
+EXTENT = "extent"
+EXTENT_FIELDS = ("height", "width", "frame_height", "frame_width", "top", "left", "focal")
+"""Columns of `extent`: native size, frame size, place of the frame in the file [pixels], and the
+horizontal focal length in the frame [pixels], 0 where unknown. Height 0: the row has no depth."""
+
+
+def metadata_path(store: Path, node: str = "") -> Path:
+    """zarr.json of the root group, of a group or of an array."""
+    return store / node / "zarr.json"
+
+
+def shard_path(store: Path, array: str, shard: int, dimensions: int) -> Path:
+    """The file of one shard of an array of so many dimensions, chunk keys joined by dots."""
+    return store / array / ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
+
+
+def record_path(store: Path, shard: int) -> Path:
+    """The ledger record that makes a shard count."""
+    return store / "ledger" / f"{shard:07d}.json"
+
+
+def claim_path(store: Path, shard: int, generation: int) -> Path:
+    """An exclusive claim; a broken claim's successor has the next generation."""
+    return store / "claims" / f"{shard:07d}.{generation}.json"
+
+
+def work_dir(store: Path, shard: int) -> Path:
+    """Where a shard's files grow until they are whole."""
+    return store / "work" / f"{shard:07d}"
