@@ -1,1 +1,7 @@
-"""One (data set, teacher) on disk."""
+"""One (data set, teacher) on disk: Zarr v3, readable without torch, kdpipe, or the teacher."""
+
+from __future__ import annotations
+
+from kdpipe.store.reader import Store, StoredBins, open_store
+
+__all__ = ["Store", "StoredBins", "open_store"]

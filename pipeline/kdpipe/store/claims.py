@@ -1,0 +1,196 @@
+"""Exclusive claims: one process writes a shard, whoever else tries is told who that is.
+
+A claim is a file that exactly one process can create. A claim whose process is dead, or whose lease
+ran out, is broken by creating the next generation of the same shard: again only one process can,
+and the old owner finds out the next time it looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from kdpipe.cards import build
+from kdpipe.errors import CardError, ClaimError, StoreError
+from kdpipe.store import layout
+from kdpipe.store.disk import as_json, create_exclusively, read_json
+
+LEASE_SECONDS = 600.0
+"""A claim that was not renewed for so long may be broken, also by another machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who holds a claim."""
+
+    run: str
+    """One command, whatever its number of processes."""
+
+    token: str
+    """One claim."""
+
+    host: str
+    boot: str
+    """Changes when the machine starts again: its processes are gone then."""
+
+    pid: int
+    started: str
+    """Tells a process from a later one of the same number."""
+
+    lease: float
+    """Seconds after the last renewal until others may break the claim."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.partition('/')[0]} (run {self.run})"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process is surely dead; one on another machine is never surely dead."""
+        if self.host != _host():
+            return False
+        return self.boot != _boot() or _started(self.pid) != self.started
+
+
+class Claim:
+    """The right to write one shard, taken with `take` and proved with `hold`."""
+
+    def __init__(self, store: Path, shard: int, generation: int, owner: Owner) -> None:
+        self.store = store
+        self.shard = shard
+        self.owner = owner
+        self._generation = generation
+        self._renewed = _awake()
+
+    @property
+    def path(self) -> Path:
+        """The claim's own file."""
+        return layout.claim_path(self.store, self.shard, self._generation)
+
+    @classmethod
+    def take(cls, store: Path, shard: int, run: str, lease: float = LEASE_SECONDS) -> Claim:
+        """Claims a shard.
+
+        Raises:
+            ClaimError: a living process holds it; the message says which.
+        """
+        generations = _generations(store, shard)
+        if generations:
+            _refuse_living(store, shard, generations[-1])
+        me = Owner(
+            run=run,
+            token=secrets.token_hex(8),
+            host=_host(),
+            boot=_boot(),
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+            lease=lease,
+        )
+        generation = generations[-1] + 1 if generations else 1
+        claim = cls(store, shard, generation, me)
+        if not create_exclusively(claim.path, as_json(asdict(me))):
+            raise ClaimError(f"shard {shard} of {store} was claimed by another process just now")
+        return claim
+
+    def hold(self) -> None:
+        """Proves that the claim is still ours, and renews its lease.
+
+        Raises:
+            ClaimError: the lease ran out, or another process took the shard over.
+        """
+        slept = _awake() - self._renewed
+        if slept > self.owner.lease:
+            raise ClaimError(
+                f"shard {self.shard} of {self.store}: this process slept {slept:.0f} s, its lease "
+                f"is {self.owner.lease:.0f} s: nothing was written; run the same command again"
+            )
+        if not self._is_ours():
+            raise ClaimError(
+                f"shard {self.shard} of {self.store}: another process took it over: "
+                "nothing was written; run the same command again"
+            )
+        with contextlib.suppress(FileNotFoundError):  # broken since: the next `hold` says so
+            os.utime(self.path)
+        self._renewed = _awake()
+
+    def release(self) -> None:
+        """Gives the shard back; does nothing where another process has taken it over."""
+        if not self._is_ours():
+            return
+        for generation in _generations(self.store, self.shard):
+            if generation <= self._generation:
+                layout.claim_path(self.store, self.shard, generation).unlink(missing_ok=True)
+
+    def _is_ours(self) -> bool:
+        newest = _generations(self.store, self.shard)[-1:]
+        owner = _owner(self.path)
+        return newest == [self._generation] and owner is not None and owner == self.owner
+
+
+def release_run(store: Path, run: str) -> None:
+    """Gives back all that a run's dead processes still claim; call it when they are dead."""
+    for path in sorted(layout.claim_path(store, 0, 0).parent.glob("*.json")):
+        owner = _owner(path)
+        if owner is not None and owner.run == run:
+            path.unlink(missing_ok=True)
+
+
+def _refuse_living(store: Path, shard: int, generation: int) -> None:
+    path = layout.claim_path(store, shard, generation)
+    owner = _owner(path)
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return  # given back since
+    lease = owner.lease if owner is not None else LEASE_SECONDS
+    if (owner is not None and owner.is_gone) or age > lease:
+        return
+    raise ClaimError(
+        f"shard {shard} of {store} is held by {owner or 'an unreadable claim'}, renewed "
+        f"{max(age, 0):.0f} s ago: wait for it, stop it, or remove {path} if it is gone"
+    )
+
+
+def _owner(path: Path) -> Owner | None:
+    try:
+        return build(Owner, read_json(path), str(path))
+    except (FileNotFoundError, CardError, StoreError):
+        return None  # an unreadable claim is respected until its lease is over
+
+
+def _generations(store: Path, shard: int) -> list[int]:
+    first = layout.claim_path(store, shard, 0)
+    names = first.parent.glob(f"{first.name.partition('.')[0]}.*.json")
+    return sorted(int(one.name.split(".")[1]) for one in names)
+
+
+@cache
+def _host() -> str:
+    namespace = Path("/proc/self/ns/pid")  # containers of one machine number their own processes
+    return f"{socket.gethostname()}/{namespace.stat().st_ino if namespace.exists() else 0}"
+
+
+@cache
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _started(pid: int) -> str:
+    """Start of a living process in ticks since boot; empty where there is none (or no /proc)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _awake() -> float:
+    """Seconds that go on while the machine sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)

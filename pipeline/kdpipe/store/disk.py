@@ -1,0 +1,123 @@
+"""Files that appear whole or not at all, and stay after the power goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from kdpipe.errors import StoreError
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns a full, read-only or forbidden disk into one line.
+
+    Raises:
+        StoreError: instead of OSError with ENOSPC, EDQUOT, EROFS, EACCES, EPERM or EIO.
+    """
+    told = {
+        errno.ENOSPC: "the disk is full: make room",
+        errno.EDQUOT: "the quota is used up: make room",
+        errno.EROFS: "the disk is read-only: write elsewhere",
+        errno.EACCES: "it is not permitted: mend the permissions",
+        errno.EPERM: "it is not permitted: mend the permissions",
+        errno.EIO: "the disk failed: mend it",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in told:
+            raise
+        raise StoreError(
+            f"{where} cannot be written, {told[error.errno]}, and run the same command again; "
+            "finished shards stay"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def as_json(values: object) -> bytes:
+    """Canonical, readable JSON."""
+    return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Reads a JSON object.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: it is torn, or no object.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path} is torn or no JSON ({error}): remove the store and teach") from (
+            error
+        )
+    if not isinstance(values, dict):
+        raise StoreError(f"{path} holds {type(values).__name__}, expected keys and values")
+    return cast("dict[str, object]", values)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole."""
+    beside = _write_beside(path, content)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def create_exclusively(path: Path, content: bytes) -> bool:
+    """Creates a file with all of its content, if there is none of this name.
+
+    Returns:
+        Whether this call created it; of several processes one gets True.
+    """
+    beside = _write_beside(path, content)
+    try:
+        created = link_exclusively(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return created
+
+
+def link_exclusively(source: Path, target: Path) -> bool:
+    """Gives a finished file its second, final name, if nothing has that name yet.
+
+    A rename would replace what a faster process finished; a link does not.
+
+    Returns:
+        Whether this call made the name.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    sync_folder(target.parent)
+    return True
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside

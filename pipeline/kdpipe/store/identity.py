@@ -1,0 +1,100 @@
+"""What decides the bytes of a store, and the refusal to mix two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.errors import StaleStoreError
+from kdpipe.store import layout
+
+if TYPE_CHECKING:
+    from kdpipe.cards import DataCard, TeacherCard
+    from kdpipe.codecs import Companded, Log16
+
+Identity = dict[str, object]
+"""Plain JSON values, nested; every leaf is compared."""
+
+
+def identity_of(
+    teacher: TeacherCard,
+    data: DataCard,
+    *,
+    weights: Mapping[str, str],
+    rule: str,
+    codecs: Mapping[str, Log16 | Companded],
+    shard_rows: int,
+) -> Identity:
+    """Puts together what decides a store's bytes, but for the rows themselves.
+
+    Args:
+        teacher: card of the network.
+        data: card of the data set.
+        weights: `sha256` of the checkpoint, and its `source`.
+        rule: how a native map is brought to the frame.
+        codecs: codec of `depth`, and of `bins` where they are kept.
+        shard_rows: images in a shard.
+    """
+    values = {
+        "format": layout.FORMAT,
+        "data": data.name,
+        "units": {"depth": "m"},
+        "teacher": teacher_identity(teacher),
+        "weights": dict(weights),
+        "preprocessing": {"colour": "RGB", "range": [0, 1], "crop": data.crop},
+        "precision": "float32",
+        "rule": rule,
+        "codecs": {name: codec.to_json() for name, codec in codecs.items()},
+        "shard_rows": shard_rows,
+        "licences": {
+            "teacher": str(teacher.about.get("licence", "unknown")),
+            "data": str(data.about.get("licence", "unknown")),
+        },
+    }
+    return _plain(values)
+
+
+def teacher_identity(card: TeacherCard) -> Identity:
+    """The part of a card that decides its output, with the fingerprint."""
+    values = {k: v for k, v in asdict(card).items() if k not in ("about", "fit")}
+    return _plain({**values, "fingerprint": card.fingerprint})
+
+
+def compare(path: Path, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Refuses a store that something else wrote.
+
+    Args:
+        path: of the store, for the message.
+        found: identity in its attributes, or the same part of it as `expected`.
+        expected: what this process would write.
+
+    Raises:
+        StaleStoreError: names the first field that differs, with both values.
+    """
+    one, other = dict(_leaves(found)), dict(_leaves(expected))
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name) or (name in one) != (name in other):
+            raise StaleStoreError(
+                f"{path}: {name} is {_say(one, name)} in the store, expected {_say(other, name)}: "
+                "go back to what wrote it, or remove the store and its manifest and teach again"
+            )
+
+
+def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _say(leaves: Mapping[str, object], name: str) -> str:
+    return repr(leaves[name]) if name in leaves else "missing"
+
+
+def _plain(values: Mapping[str, object]) -> Identity:
+    plain: Identity = json.loads(json.dumps(values))  # tuples become lists, as they come back
+    return plain

@@ -1,0 +1,121 @@
+"""The ledger: one record a shard; a shard counts when its record is there, and not before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.cards import build
+from kdpipe.errors import CardError, StoreError
+from kdpipe.store import layout
+from kdpipe.store.disk import as_json, create_exclusively, read_json
+
+if TYPE_CHECKING:
+    from kdpipe.store.metadata import StoreInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDigest:
+    """One array's file of a shard."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one shard holds."""
+
+    store: str
+    """Digest of the store's identity: a record of another store is refused."""
+
+    shard: int
+    start: int
+    stop: int
+    """Row numbers [start, stop)."""
+
+    row_digest: str
+    """`Rows.digest` of these rows: ids, image digests, focal lengths, frames."""
+
+    ids: tuple[str, ...]
+    arrays: Mapping[str, FileDigest]
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    """Of the known depths [m], and of how the teacher's own outputs agree."""
+
+    bad: Mapping[str, str] = field(default_factory=dict)
+    """Row number -> why it has no depth."""
+
+    environment: Mapping[str, object] = field(default_factory=dict)
+    """Machine, versions, seconds: never compared, different in every run."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(one.bytes for one in self.arrays.values())
+
+    @property
+    def digest(self) -> str:
+        """Of the shard's content, the same wherever and whenever it was taught."""
+        lasting = {k: v for k, v in asdict(self).items() if k != "environment"}
+        return hashlib.sha256(as_json(lasting)).hexdigest()
+
+
+def write_record(path: Path, record: Record) -> bool:
+    """Makes a shard count.
+
+    Returns:
+        False: another process's record is there already.
+    """
+    return create_exclusively(layout.record_path(path, record.shard), as_json(asdict(record)))
+
+
+def read_record(path: Path, shard: int) -> Record | None:
+    """Reads the record of a shard; None where it is not finished.
+
+    Raises:
+        StoreError: the record is torn or not of this shard.
+    """
+    where = layout.record_path(path, shard)
+    try:
+        record = build(Record, read_json(where), str(where))
+    except FileNotFoundError:
+        return None
+    except CardError as error:
+        raise StoreError(f"{error}; remove this record and teach again") from error
+    if record.shard != shard or len(record.ids) != record.stop - record.start:
+        raise StoreError(f"{where} is of shard {record.shard}: remove this record and teach again")
+    return record
+
+
+def finished(path: Path) -> list[int]:
+    """Numbers of the shards that have a record, sorted."""
+    folder = layout.record_path(path, 0).parent
+    if not folder.is_dir():
+        return []
+    return sorted(int(one.stem) for one in folder.glob("[0-9]*.json"))
+
+
+def check_record(path: Path, record: Record, info: StoreInfo) -> None:
+    """Checks that a record is of this store and that its files are there, whole by their size.
+
+    Raises:
+        StoreError: names the file, with what was found and expected.
+    """
+    where = layout.record_path(path, record.shard)
+    if record.store != info.digest:
+        raise StoreError(
+            f"{where} is of a store with identity {record.store}, this one has {info.digest}: "
+            "remove this record and teach again"
+        )
+    for one in info.arrays:
+        file = info.file(path, one.name, record.shard)
+        expected = record.arrays[one.name].bytes if one.name in record.arrays else None
+        size = file.stat().st_size if file.exists() else None
+        if size is None or size != expected:
+            raise StoreError(
+                f"{file} {'is missing' if size is None else f'has {size} bytes'}, its record says "
+                f"{expected}: remove {where} and teach again"
+            )

@@ -1,0 +1,227 @@
+"""The zarr.json files of a store: created once, resized as the data set grows.
+
+Format: Zarr v3 core specification, with the sharding codec. Consolidated metadata in the root
+spare zarr and xarray the listing of folders, where they would meet the ledger and warn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from kdpipe.cards import build, digest_of
+from kdpipe.codecs import Companded, Log16, codec_of
+from kdpipe.errors import CardError, StoreError
+from kdpipe.store import layout
+from kdpipe.store.disk import as_json, read_json, write_atomically
+from kdpipe.store.shards import ArrayFormat
+
+if TYPE_CHECKING:
+    from kdpipe.store.identity import Identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What a store's attributes say."""
+
+    identity: Identity
+    """What decides its bytes; see identity.py."""
+
+    rows: int
+    """Length of axis 0, finished or not."""
+
+    arrays: tuple[ArrayFormat, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of the identity: ties ledger records to this store."""
+        return digest_of(self.identity)
+
+    @property
+    def data(self) -> str:
+        """Name of the data set."""
+        return str(self.identity["data"])
+
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher's card."""
+        return str(cast("Identity", self.identity["teacher"])["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the teacher's card."""
+        return str(cast("Identity", self.identity["teacher"])["fingerprint"])
+
+    @property
+    def rule(self) -> str:
+        """How a native map is brought to the frame."""
+        return str(self.identity["rule"])
+
+    @property
+    def shard_rows(self) -> int:
+        """Images in a shard."""
+        return cast("int", self.identity["shard_rows"])
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, the last may be partial."""
+        return -(-self.rows // self.shard_rows)
+
+    @property
+    def has_bins(self) -> bool:
+        """Whether probabilities are kept."""
+        return any(one.name == layout.BIN_CODES for one in self.arrays)
+
+    def array(self, name: str) -> ArrayFormat:
+        """One array's format.
+
+        Raises:
+            StoreError: the store has no such array.
+        """
+        for one in self.arrays:
+            if one.name == name:
+                return one
+        raise StoreError(
+            f"the store of {self.teacher} over {self.data} has no {name}: the teacher gives no "
+            "bins, or params.yaml said store.bins: false when it was taught"
+        )
+
+    def codec(self, name: str) -> Log16 | Companded:
+        """The codec of `depth` or `bins`."""
+        codecs = cast("dict[str, dict[str, object]]", self.identity["codecs"])
+        return codec_of(codecs[name], f"the store of {self.teacher} over {self.data}")
+
+    def file(self, path: Path, name: str, shard: int) -> Path:
+        """The file of one array's shard."""
+        return layout.shard_path(path, name, shard, 1 + len(self.array(name).shape))
+
+    def rows_of(self, shard: int) -> tuple[int, int]:
+        """Row numbers [start, stop) of a shard."""
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of one row before it is packed."""
+        return sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in self.arrays)
+
+
+def formats(native: tuple[int, int], bins: int | None) -> tuple[ArrayFormat, ...]:
+    """The arrays of a store.
+
+    Args:
+        native: largest native size (h, w) [pixels].
+        bins: number K of a free distribution's bins; None: no probabilities are kept.
+    """
+    h, w = native
+    fields = (len(layout.EXTENT_FIELDS),)
+    arrays = [
+        ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "pcodec"),
+        ArrayFormat(layout.EXTENT, "float64", fields, ("field",), "none"),
+    ]
+    if bins is not None:
+        arrays += [
+            ArrayFormat(layout.BIN_CODES, "uint8", (bins, h, w), ("bin", "y", "x"), "zstd"),
+            ArrayFormat(layout.BIN_EDGES, "float32", (bins + 1,), ("edge",), "none"),
+        ]
+    return tuple(arrays)
+
+
+def write_info(path: Path, info: StoreInfo) -> None:
+    """Makes a store's groups and arrays, or gives them a new length. The root comes last."""
+    nodes: dict[str, dict[str, object]] = {}
+    for one in info.arrays:
+        if "/" in one.name:
+            nodes[one.name.rpartition("/")[0]] = _group({})
+        nodes[one.name] = _array(one, info)
+    for name, values in nodes.items():
+        write_atomically(layout.metadata_path(path, name), as_json(values))
+    attributes: dict[str, object] = {
+        layout.ATTRIBUTES: {
+            "identity": info.identity,
+            "rows": info.rows,
+            "arrays": [asdict(one) for one in info.arrays],
+        }
+    }
+    root = _group(attributes)
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    write_atomically(layout.metadata_path(path), as_json(root))
+
+
+def read_info(path: Path) -> StoreInfo:
+    """Reads a store's attributes.
+
+    Raises:
+        StoreError: there is no store, or none of a format this version reads.
+    """
+    try:
+        root = read_json(layout.metadata_path(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{path} is no store of kdpipe: run `kdpipe teach` first") from error
+    attributes = root.get("attributes")
+    values = attributes.get(layout.ATTRIBUTES) if isinstance(attributes, dict) else None
+    if not isinstance(values, dict):
+        raise StoreError(f"{path} is a Zarr group that kdpipe did not write: give another path")
+    identity = values.get("identity")
+    found = identity.get("format") if isinstance(identity, dict) else None
+    if not isinstance(identity, dict) or found != layout.FORMAT:
+        raise StoreError(
+            f"{path} has format {found!r}, this version of kdpipe reads {layout.FORMAT}: "
+            "open it with the version that wrote it, or teach again"
+        )
+    try:
+        arrays = tuple(build(ArrayFormat, one, str(path)) for one in values["arrays"])
+        return StoreInfo(identity=identity, rows=int(values["rows"]), arrays=arrays)
+    except (CardError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: its zarr.json was changed by hand ({error}); restore it") from (
+            error
+        )
+
+
+def _group(attributes: dict[str, object]) -> dict[str, object]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _array(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
+    crc: list[dict[str, object]] = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "crc32c"},
+    ]
+    sharding = {
+        "chunk_shape": [1, *one.shape],
+        "codecs": one.codecs,
+        "index_codecs": crc,
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [info.rows, *one.shape],
+        "data_type": one.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [info.shard_rows, *one.shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0.0 if one.dtype.startswith("float") else 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": ["row", *one.dimensions],
+        "attributes": _attributes(one, info),
+        "storage_transformers": [],
+    }
+
+
+def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
+    if one.name == layout.DEPTH:
+        codec = info.codec("depth")
+        formula = "metres = near * exp(step * (code - 1)), code 0 is unknown"
+        step = codec.step if isinstance(codec, Log16) else None
+        return {"codec": codec.to_json(), "step": step, "formula": formula, "rule": info.rule}
+    if one.name == layout.BIN_CODES:
+        formula = "p ~ max((code / (levels - 1))**2, floor), divided by its sum over the bins"
+        return {"codec": info.codec("bins").to_json(), "formula": formula}
+    if one.name == layout.EXTENT:
+        return {"fields": list(layout.EXTENT_FIELDS)}
+    return {"units": "m"}

@@ -1,0 +1,271 @@
+"""A store by row number: depth in the frame or as the teacher gave it, bins, what wrote it.
+
+Files are opened, read at a position and closed again: a reader can be pickled, shared by threads
+and inherited by a forked process, and holds nothing but the shards' indices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from kdpipe.errors import StoreError
+from kdpipe.store import layout
+from kdpipe.store.frame import RULES, Window, to_frame
+from kdpipe.store.identity import compare, teacher_identity
+from kdpipe.store.ledger import Record, check_record, finished, read_record
+from kdpipe.store.metadata import StoreInfo, read_info
+from kdpipe.store.shards import Array, ShardIndex
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdpipe.cards import TeacherCard
+    from kdpipe.codecs import Companded, Log16
+    from kdpipe.types import BinCodes, Depth
+
+
+@dataclass(frozen=True)
+class StoredBins:
+    """One image's distribution over depth bins, at native size; codes are never interpolated."""
+
+    codes: BinCodes
+    """(K, h, w)."""
+
+    edges: NDArray[np.float32]
+    """(K + 1,) [m], rising."""
+
+    codec: Companded
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """(K, h, w), summing to 1 over K, within the codec's bound of the teacher's own."""
+        return self.codec.decode(self.codes)
+
+    def centers(self) -> NDArray[np.float32]:
+        """Middle of each bin (K,) [m]."""
+        middle: NDArray[np.float32] = np.float32(0.5) * (self.edges[:-1] + self.edges[1:])
+        return middle
+
+
+class Store:
+    """One teacher's output over one data set, by row number."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: StoreInfo = read_info(path)
+        """What wrote it, and its shape."""
+        if self.info.rule not in RULES:
+            raise StoreError(
+                f"{path} needs the rule {self.info.rule!r}, this version of kdpipe has "
+                f"{', '.join(RULES)}: open it with the version that wrote it"
+            )
+        self._depth = cast("Log16", self.info.codec("depth"))
+        self._records: dict[int, Record] = {}
+        self._indices: dict[tuple[str, int], ShardIndex] = {}
+        self._extents: dict[int, NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        """Rows, finished or not."""
+        return self.info.rows
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}): {self.info.teacher} over {len(self)} rows"
+
+    def __getstate__(self) -> Mapping[str, object]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: Mapping[str, Path]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    def check(self, card: TeacherCard) -> None:
+        """Refuses a store that another teacher wrote, or another version of its card.
+
+        Raises:
+            StaleStoreError: names the field that differs.
+        """
+        found = cast("Mapping[str, object]", self.info.identity["teacher"])
+        compare(self.path, {"teacher": found}, {"teacher": teacher_identity(card)})
+
+    @cached_property
+    def finished(self) -> NDArray[np.bool_]:
+        """Whether each row's shard is done (N,), when this reader first looked."""
+        done = np.zeros(len(self), np.bool_)
+        for shard in finished(self.path):
+            if shard < self.info.shards:
+                record = self._record(shard)
+                done[record.start : record.stop] = True
+        return done
+
+    @cached_property
+    def ids(self) -> list[str | None]:
+        """Row ids in order; None for a row whose shard is not finished."""
+        listed: list[str | None] = [None] * len(self)
+        for shard in finished(self.path):
+            if shard < self.info.shards:
+                record = self._record(shard)
+                listed[record.start : record.stop] = record.ids
+        return listed
+
+    def known(self, row: int) -> bool:
+        """Whether a finished row has depth: its image could be read."""
+        return bool(self._extent_of(row)[0] > 0)
+
+    def extent(self, row: int) -> tuple[int, int]:
+        """Native size (h, w) of a row's map [pixels].
+
+        Raises:
+            StoreError: the row is not finished.
+        """
+        height, width = self._extent_of(row)[:2]
+        return int(height), int(width)
+
+    def frame(self, row: int) -> tuple[int, int]:
+        """Size (H, W) of a row's frame [pixels].
+
+        Raises:
+            StoreError: the row is not finished.
+        """
+        height, width = self._extent_of(row)[2:4]
+        return int(height), int(width)
+
+    def native_depth(self, row: int) -> Depth:
+        """Depth (h, w) [m] at the teacher's own size, within the codec's bound; 0 unknown.
+
+        A row without depth gives zeros (0, 0).
+
+        Raises:
+            IndexError: `row` lies outside [0, len).
+            StoreError: the row is not finished, or its bytes changed on disk.
+        """
+        height, width = self.extent(row)
+        codes = self._chunk(layout.DEPTH, row)
+        if codes is None:
+            return np.zeros((height, width), np.float32)
+        where = self.info.file(self.path, layout.DEPTH, row // self.info.shard_rows)
+        with _decoding(where):
+            return self._depth.decode(codes[:height, :width])
+
+    def depth(self, row: int, window: tuple[int, int, int, int] | None = None) -> Depth:
+        """Depth in the frame, by the rule the store names.
+
+        Args:
+            row: its number.
+            window: (top, left, height, width) in the frame [pixels]; None: the whole frame.
+
+        Returns:
+            Depth (H, W) [m]; 0 where the teacher gave none, or where an unknown native pixel takes
+            part in the interpolation.
+
+        Raises:
+            IndexError: `row` lies outside [0, len).
+            StoreError: the row is not finished, its bytes changed on disk, or the window leaves
+                the frame.
+        """
+        frame, part = self.frame(row), None if window is None else Window(*window)
+        if not self.known(row):
+            return np.zeros(frame if part is None else (part.height, part.width), np.float32)
+        return to_frame(self.native_depth(row), frame, part)
+
+    def bins(self, row: int) -> StoredBins:
+        """Probabilities over bins, at native size.
+
+        Raises:
+            IndexError: `row` lies outside [0, len).
+            StoreError: the store has no bins, the row is not finished or has no depth, or its
+                bytes changed on disk.
+        """
+        codes, edges = self._chunk(layout.BIN_CODES, row), self._chunk(layout.BIN_EDGES, row)
+        if codes is None or edges is None:
+            raise StoreError(f"row {row} of {self.path} has no bins: its image could not be read")
+        height, width = self.extent(row)
+        codec = cast("Companded", self.info.codec("bins"))
+        return StoredBins(codes[:, :height, :width], edges, codec)
+
+    def _record(self, shard: int) -> Record:
+        if shard not in self._records:
+            record = read_record(self.path, shard)
+            if record is None:
+                raise StoreError(
+                    f"{self.path}: shard {shard} is not finished: run `kdpipe teach --teacher "
+                    f"{self.info.teacher} --data {self.info.data}` to go on"
+                )
+            check_record(self.path, record, self.info)
+            self._records[shard] = record
+        return self._records[shard]
+
+    def _extent_of(self, row: int) -> NDArray[np.float64]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {self.path}, which has {len(self)}")
+        shard, at = divmod(row, self.info.shard_rows)
+        if shard not in self._extents:
+            record = self._record(shard)
+            fields = (self.info.shard_rows, len(layout.EXTENT_FIELDS))
+            extents = np.zeros(fields, np.float64)
+            for one in range(record.stop - record.start):
+                chunk = self._chunk(layout.EXTENT, record.start + one)
+                extents[one] = 0 if chunk is None else chunk
+            self._extents[shard] = extents
+        if row >= self._record(shard).stop:
+            raise StoreError(
+                f"{self.path}: row {row} is not finished: run `kdpipe teach --teacher "
+                f"{self.info.teacher} --data {self.info.data}` to go on"
+            )
+        return cast("NDArray[np.float64]", self._extents[shard][at])
+
+    def _chunk(self, name: str, row: int) -> Array | None:
+        """One row of an array as it is on disk; None where the row has no chunk: it is all 0."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {self.path}, which has {len(self)}")
+        shard, at = divmod(row, self.info.shard_rows)
+        array, file = self.info.array(name), self.info.file(self.path, name, shard)
+        size = self._record(shard).arrays[name].bytes
+        rows = self.info.shard_rows
+        try:
+            handle = os.open(file, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise StoreError(f"{file} is missing: remove its record and teach again") from error
+        try:
+            if (name, shard) not in self._indices:
+                end = ShardIndex.size(rows)
+                content = os.pread(handle, end, max(size - end, 0))
+                self._indices[name, shard] = ShardIndex.decode(content, rows, str(file))
+            place = self._indices[name, shard].place(at)
+            chunk = None if place is None else os.pread(handle, place[1], place[0])
+        finally:
+            os.close(handle)
+        if chunk is None:
+            return None
+        with _decoding(file):
+            return array.decode(chunk, str(file))
+
+
+def open_store(path: str | os.PathLike[str], *, card: TeacherCard | None = None) -> Store:
+    """Opens a store for reading, finished or still growing.
+
+    Args:
+        path: artifacts/stores/<data>/<teacher>.zarr.
+        card: of the teacher that should have written it; None: whichever did.
+
+    Raises:
+        StoreError: there is no store, or not one of a format this version reads.
+        StaleStoreError: another teacher wrote it, or another version of its card.
+    """
+    store = Store(Path(path))
+    if card is not None:
+        store.check(card)
+    return store
+
+
+@contextlib.contextmanager
+def _decoding(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise StoreError(f"{where}: a chunk cannot be decoded ({error}): teach again") from error

@@ -1,0 +1,155 @@
+"""The bytes of a chunk and of a shard, as Zarr v3's `sharding_indexed` codec lays them out.
+
+A shard is its encoded chunks, one an image, then an index of (offset, bytes) as little-endian
+uint64 pairs, then the crc32c of that index. Each chunk ends with its own crc32c. Written and read
+here without zarr, so that a writer never holds more than encoded bytes; the tests read the same
+files with plain zarr.
+
+Reference: Zarr v3 specification, sharding codec 1.0.
+https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+from numcodecs.pcodec import PCodec
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from kdpipe.errors import StoreError
+
+_MISSING = np.uint64(2**64 - 1)
+_PCODEC_LEVEL = 8
+_ZSTD_LEVEL = 1
+_CRC_BYTES = 4
+
+Packing = Literal["pcodec", "zstd", "none"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ArrayFormat:
+    """One array of a store, but for its number of rows."""
+
+    name: str
+    """Path inside the store."""
+
+    dtype: str
+    """Of Zarr: uint8, uint16, float32, float64."""
+
+    shape: tuple[int, ...]
+    """Of one row, which is one chunk."""
+
+    dimensions: tuple[str, ...]
+    """A name for each of them, without the row's own."""
+
+    packing: Packing
+    """pcodec for depth, zstd for bin codes, nothing for what does not shrink."""
+
+    @cached_property
+    def codecs(self) -> list[dict[str, object]]:
+        """The chain of one chunk, as zarr.json names it."""
+        little: dict[str, object] = {"name": "bytes", "configuration": {"endian": "little"}}
+        pcodec: dict[str, object] = {"name": "numcodecs.pcodec"}
+        pcodec["configuration"] = {"level": _PCODEC_LEVEL}
+        serializer = {"pcodec": pcodec, "zstd": little, "none": little}[self.packing]
+        compressors: list[dict[str, object]] = []
+        if self.packing == "zstd":
+            configuration = {"level": _ZSTD_LEVEL, "checksum": False}
+            compressors.append({"name": "zstd", "configuration": configuration})
+        return [serializer, *compressors, {"name": "crc32c"}]
+
+    def encode(self, values: Array) -> bytes:
+        """Turns one row's values into a chunk's bytes.
+
+        Raises:
+            StoreError: they have another shape than the array's chunks.
+        """
+        if values.shape != self.shape:
+            raise StoreError(
+                f"{self.name} has chunks of {self.shape}, got {values.shape}: this row's map is "
+                "larger than those the store was made for; remove the store and teach again"
+            )
+        plain = np.ascontiguousarray(values, dtype=np.dtype(self.dtype).newbyteorder("<"))
+        if self.packing == "pcodec":
+            packed = bytes(PCodec(level=_PCODEC_LEVEL).encode(plain))
+        elif self.packing == "zstd":
+            packed = bytes(Zstd(level=_ZSTD_LEVEL).encode(plain))
+        else:
+            packed = plain.tobytes()
+        return packed + _crc(packed)
+
+    def decode(self, chunk: bytes, where: str) -> Array:
+        """Turns a chunk's bytes into one row's values.
+
+        Raises:
+            StoreError: a byte changed, or the chunk holds something else.
+        """
+        packed, crc = chunk[:-_CRC_BYTES], chunk[-_CRC_BYTES:]
+        if _crc(packed) != crc:
+            raise StoreError(
+                f"{where}: the checksum of a chunk does not fit, its bytes changed on disk: "
+                "remove the shard's ledger record and teach again"
+            )
+        if self.packing == "pcodec":
+            plain = PCodec(level=_PCODEC_LEVEL).decode(packed)
+        elif self.packing == "zstd":
+            plain = Zstd(level=_ZSTD_LEVEL).decode(packed)
+        else:
+            plain = packed
+        values = np.frombuffer(plain, dtype=np.dtype(self.dtype).newbyteorder("<"))
+        if values.size != int(np.prod(self.shape)):
+            raise StoreError(f"{where}: a chunk holds {values.size} values, not {self.shape}")
+        return values.reshape(self.shape)
+
+
+class ShardIndex:
+    """Where each chunk of a shard lies; grows while the chunks are written, in order."""
+
+    def __init__(self, rows: int) -> None:
+        self.entries = np.full((rows, 2), _MISSING, dtype="<u8")
+        """(offset, bytes) of each row's chunk; all ones where there is none: the row is 0."""
+
+    def put(self, at: int, offset: int, size: int) -> None:
+        """Notes the chunk of the shard's row `at`."""
+        self.entries[at] = offset, size
+
+    def place(self, at: int) -> tuple[int, int] | None:
+        """(offset, bytes) of the chunk of the shard's row `at`; None where there is none."""
+        offset, size = self.entries[at]
+        return None if offset == _MISSING else (int(offset), int(size))
+
+    def encode(self) -> bytes:
+        """The end of the shard's file."""
+        plain = self.entries.tobytes()
+        return plain + _crc(plain)
+
+    @staticmethod
+    def size(rows: int) -> int:
+        """Bytes of `encode` for a shard of so many rows."""
+        return rows * 16 + _CRC_BYTES
+
+    @classmethod
+    def decode(cls, end: bytes, rows: int, where: str) -> ShardIndex:
+        """Reads the end of a shard's file.
+
+        Raises:
+            StoreError: it is truncated or a byte changed.
+        """
+        plain, crc = end[:-_CRC_BYTES], end[-_CRC_BYTES:]
+        if len(end) != cls.size(rows) or _crc(plain) != crc:
+            raise StoreError(
+                f"{where}: the shard's index is torn: remove its ledger record and teach again"
+            )
+        index = cls(rows)
+        index.entries = np.frombuffer(plain, dtype="<u8").reshape(rows, 2)
+        return index
+
+
+def _crc(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(_CRC_BYTES, "little")

@@ -1,0 +1,150 @@
+"""One shard of every array: whole or not at all.
+
+claim -> chunks, encoded as they come, into files of the work folder -> index -> flush -> link under
+the final names -> flush the folders -> ledger record. The record, created exclusively, makes the
+arrays visible together; without it their files are leftovers that the next owner removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+from kdpipe.errors import ClaimError
+from kdpipe.store import layout
+from kdpipe.store.disk import disk_errors, link_exclusively, sync_folder
+from kdpipe.store.ledger import FileDigest, Record, read_record, write_record
+from kdpipe.store.shards import Array, ArrayFormat, ShardIndex
+
+if TYPE_CHECKING:
+    from kdpipe.store.claims import Claim
+    from kdpipe.store.metadata import StoreInfo
+
+
+class ShardWriter:
+    """Writes one claimed shard; leave its `with` block without `commit` and nothing happened."""
+
+    def __init__(self, info: StoreInfo, claim: Claim) -> None:
+        self.info = info
+        self.claim = claim
+        self._before = read_record(claim.store, claim.shard)
+        """What this shard replaces: a shorter tail, or one with bad rows."""
+        self._files: dict[str, _ShardFile] = {}
+
+    def __enter__(self) -> ShardWriter:
+        """Clears what a killed owner left, and opens the files.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        store, shard = self.claim.store, self.claim.shard
+        folder = layout.work_dir(store, shard)
+        with disk_errors(store):
+            self.claim.hold()
+            shutil.rmtree(folder, ignore_errors=True)
+            if self._before is None:
+                self._remove_files()
+            folder.mkdir(parents=True)
+            for one in self.info.arrays:
+                path = folder / one.name.replace("/", ".")
+                self._files[one.name] = _ShardFile(one, path, self.info.shard_rows)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for one in self._files.values():
+            one.close()
+        shutil.rmtree(layout.work_dir(self.claim.store, self.claim.shard), ignore_errors=True)
+
+    def put(self, row: int, values: Mapping[str, Array]) -> None:
+        """Appends one row's chunk of the given arrays; rows come in order, what is absent stays 0.
+
+        Args:
+            row: its number in the store.
+            values: one row of each array, by its name; of a bad row only its extent.
+
+        Raises:
+            StoreError: a map is larger than the store's chunks, or the disk refuses.
+        """
+        at = row - self.claim.shard * self.info.shard_rows
+        with disk_errors(self.claim.store):
+            for name, one in values.items():
+                self._files[name].append(at, one)
+
+    def commit(self, record: Record) -> Record:
+        """Makes the shard visible.
+
+        Args:
+            record: all but `arrays`, which this fills in.
+
+        Returns:
+            The record as written.
+
+        Raises:
+            ClaimError: the claim was lost: nothing of this shard became visible.
+            StoreError: the disk refuses.
+        """
+        store, shard = self.claim.store, self.claim.shard
+        with disk_errors(store):
+            digests = {name: one.finish() for name, one in self._files.items()}
+            self.claim.hold()
+            if read_record(store, shard) != self._before:
+                raise ClaimError(f"shard {shard} of {store} was finished by another process")
+            if self._before is not None:
+                layout.record_path(store, shard).unlink()
+                sync_folder(layout.record_path(store, shard).parent)
+                self._remove_files()
+            for name, one in self._files.items():
+                if not link_exclusively(one.path, self.info.file(store, name, shard)):
+                    raise ClaimError(f"shard {shard} of {store} is being written by another one")
+            whole = replace(record, arrays=digests)
+            if not write_record(store, whole):
+                raise ClaimError(f"shard {shard} of {store} was finished by another process")
+        return whole
+
+    def _remove_files(self) -> None:
+        for one in self.info.arrays:
+            path = self.info.file(self.claim.store, one.name, self.claim.shard)
+            path.unlink(missing_ok=True)
+
+
+class _ShardFile:
+    """One array's shard while it grows: nothing but the index is kept in memory."""
+
+    def __init__(self, array: ArrayFormat, path: Path, rows: int) -> None:
+        self.array = array
+        self.path = path
+        self._index = ShardIndex(rows)
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        self._file: BinaryIO = path.open("wb")
+
+    def append(self, at: int, values: Array) -> None:
+        chunk = self.array.encode(values)
+        self._index.put(at, self._size, len(chunk))
+        self._write(chunk)
+
+    def finish(self) -> FileDigest:
+        self._write(self._index.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return FileDigest(bytes=self._size, sha256=self._sha256.hexdigest())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._sha256.update(content)
+        self._size += len(content)

@@ -1,0 +1,186 @@
+"""Rows -> teacher -> codecs -> store: the only place where they meet."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.cards import load_teacher_card
+from kdpipe.params import load_params
+from kdpipe.rows import read_rows
+from kdpipe.store import layout
+from kdpipe.store.claims import release_run
+from kdpipe.teaching import plan as plans
+from kdpipe.teaching.manifest import write_manifest
+from kdpipe.teaching.plan import Plan, Subject
+from kdpipe.teaching.pool import Here, Tally, raise_what_failed
+from kdpipe.teaching.progress import Progress
+from kdpipe.teaching.weights import find_weights
+from kdpipe.teaching.worker import Assignment, frame_sizes
+
+if TYPE_CHECKING:
+    from kdpipe.store.metadata import StoreInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How fast it goes and where; nothing here changes a byte of the store."""
+
+    workers: int = 1
+    """Ray actors; 0: this process, no Ray."""
+
+    gpus_per_worker: float = 0.0
+    batch_size: int = 1
+    device: str = "auto"
+    """A torch device's name; `auto`: a GPU if a worker sees one."""
+
+    ray_address: str | None = None
+    """Of a running cluster; None: one is started here, and stopped."""
+
+    shards: tuple[int, int] | None = None
+    """Only these shards, [first, last), for batch schedulers."""
+
+    limit: int | None = None
+    """Only the first rows."""
+
+    retry_bad: bool = False
+    """Teach shards with unreadable images again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What `teach` did."""
+
+    path: Path
+    manifest: Path | None
+    """None: the store is not complete yet."""
+
+    written: int
+    """Images taught now."""
+
+    kept: int
+    """Images that were there already."""
+
+    bad: Mapping[str, str]
+    """Row id -> why it has no depth; of all shards considered."""
+
+    bytes: int
+    """Of all shards considered."""
+
+    seconds: float
+    """From the first shard to the last."""
+
+    start_seconds: float
+    """Ray's start-up."""
+
+    forward_seconds: float
+    """Spent in the teacher's forward, all workers together."""
+
+
+def run(
+    teacher: str,
+    data: str,
+    *,
+    fitted_on: str | None = None,
+    checkpoint: Path | None = None,
+    manifests: Path | None = None,
+    options: Options | None = None,
+) -> Done:
+    """Runs a teacher once over the rows of a data set; finished shards are kept.
+
+    Args:
+        teacher: a card's name.
+        data: a data set that was indexed.
+        fitted_on: the data set whose `fit` gave the weights; None: `data`.
+        checkpoint: the weights themselves, instead.
+        manifests: folder of the cards.
+        options: how fast and where.
+
+    Raises:
+        UnknownNameError: no card has this name.
+        DataError: the data set was not indexed.
+        CheckpointError: the weights are not there, or are another network's.
+        StaleStoreError: the store that is there was written by something else.
+        ClaimError: other processes hold the missing shards.
+        StoreError: the disk is full, or a shard failed again and again.
+    """
+    options = options or Options()
+    card = load_teacher_card(teacher, manifests)
+    rows_file = layout.rows_path(data)
+    rows = read_rows(rows_file)
+    weights = find_weights(card, fitted_on or data, checkpoint)
+    subject = Subject(card=card, rows=rows, weights=weights, params=load_params().store)
+    path, manifest = layout.store_path(data, card.name), layout.manifest_path(data, card.name)
+    length = min(len(rows), options.limit or len(rows))
+    assignment = Assignment(
+        store=path.absolute(),
+        rows=rows_file.absolute(),
+        folder=Path.cwd(),
+        card=card,
+        checkpoint=weights.path.absolute(),
+        device=options.device,
+        batch_size=options.batch_size,
+        run=secrets.token_hex(4),
+    )
+    info = plans.open_existing(path, subject, length)
+    tally, pool, seconds = None, Here(assignment), 0.0
+    try:
+        if info is None:
+            seen = pool.measure(frame_sizes(rows))
+            info = plans.create(path, subject.identity(seen.rule), length, seen)
+        plan = plans.make_plan(
+            path,
+            info,
+            rows,
+            shards=options.shards,
+            limit=options.limit,
+            retry_bad=options.retry_bad,
+        )
+        if plan.missing:
+            manifest.unlink(missing_ok=True)
+            plans.check_space(path, plan)
+            began = time.perf_counter()
+            with Progress(f"{card.name} over {data}", plan.images) as bar:
+                tally = pool.teach(info, plan.missing, bar.advance)
+            seconds = time.perf_counter() - began
+    finally:
+        pool.close()
+        release_run(path, assignment.run)
+    if tally is not None:
+        raise_what_failed(tally, len(plan.missing))
+    complete = _finish(path, manifest, info, len(rows))
+    return Done(
+        path=path,
+        manifest=manifest if complete else None,
+        written=sum(one.images for one in tally.taught) if tally else 0,
+        kept=sum(one.stop - one.start for one in plan.kept),
+        bad=_bad(plan, tally),
+        bytes=sum(one.bytes for one in [*plan.kept, *(tally.taught if tally else ())]),
+        seconds=seconds,
+        start_seconds=pool.start_seconds,
+        forward_seconds=sum(one.forward_seconds for one in tally.taught) if tally else 0.0,
+    )
+
+
+def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
+    """Writes the manifest of a complete store; a partial one has none."""
+    records = plans.complete_records(path, info) if info.rows == rows else None
+    if records is None:
+        manifest.unlink(missing_ok=True)
+        return False
+    write_manifest(manifest, info, records)
+    return True
+
+
+def _bad(plan: Plan, tally: Tally | None) -> dict[str, str]:
+    bad: dict[str, str] = {}
+    for record in plan.kept:
+        for number, reason in record.bad.items():
+            bad[record.ids[int(number) - record.start]] = reason
+    for one in tally.taught if tally else ():
+        bad.update(one.bad)
+    return bad

@@ -1,0 +1,131 @@
+"""A teacher's output -> the integers of a shard, and the statistics of its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from kdpipe.errors import StoreError
+from kdpipe.store import layout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from kdpipe.codecs import Companded, Log16
+    from kdpipe.rows import Row
+    from kdpipe.store.metadata import StoreInfo
+    from kdpipe.store.shards import Array
+    from kdpipe.store.writer import ShardWriter
+    from kdpipe.teachers import TeacherOutput
+    from kdpipe.types import Depth
+
+
+class Encoder:
+    """Encodes the images of one shard, and remembers what its record says of them."""
+
+    def __init__(self, info: StoreInfo, writer: ShardWriter) -> None:
+        self.info = info
+        self.writer = writer
+        self._depth = cast("Log16", info.codec("depth"))
+        self._bins = cast("Companded", info.codec("bins")) if info.has_bins else None
+        self._nearest, self._farthest = np.inf, 0.0
+        self._sum, self._known, self._pixels, self._outside = 0.0, 0, 0, 0
+        self._bins_gap = 0.0
+
+    def put(self, rows: Sequence[tuple[int, Row]], out: TeacherOutput) -> None:
+        """Encodes and writes a batch.
+
+        Args:
+            rows: number and row of each of its images.
+            out: what the teacher said of them.
+
+        Raises:
+            StoreError: a map is larger than the store's chunks, or the disk refuses.
+        """
+        depths = _numpy(out.depth)
+        for at, (number, row) in enumerate(rows):
+            depth = depths[at]
+            values: dict[str, Array] = {
+                layout.DEPTH: self._padded(self._depth.encode(depth), layout.DEPTH),
+                layout.EXTENT: _extent(row, depth.shape[0], depth.shape[1]),
+            }
+            self._count(depth)
+            if self._bins is not None:
+                if out.bins is None:
+                    raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
+                probabilities = _numpy(out.bins.probabilities()[at])
+                centers = _numpy(out.bins.centers()[at])
+                codes = self._bins.encode(probabilities)
+                values[layout.BIN_CODES] = self._padded(codes, layout.BIN_CODES)
+                values[layout.BIN_EDGES] = _numpy(out.bins.edges[at])
+                self._compare(depth, probabilities, centers)
+            self.writer.put(number, values)
+
+    def put_bad(self, number: int, row: Row) -> None:
+        """Notes a row without depth: frame and focal length only, code 0 everywhere."""
+        self.writer.put(number, {layout.EXTENT: _extent(row, 0, 0)})
+
+    def statistics(self) -> dict[str, float]:
+        """Of the images put so far, six digits each, so that they repeat.
+
+        Nearest, farthest and mean depth [m]; the share of pixels that are unknown, and of those
+        that the codec clamped; the largest |sum(p * c) - depth| [m], which for a mirrored teacher
+        says how far the averaged depth is from the unmirrored pass's bins.
+        """
+        pixels, known = max(self._pixels, 1), max(self._known, 1)
+        values = {
+            "nearest": self._nearest if self._known else 0.0,
+            "farthest": self._farthest,
+            "mean": self._sum / known,
+            "unknown": 1 - self._known / pixels,
+            "clamped": self._outside / pixels,
+        }
+        if self._bins is not None:
+            values["bins_gap"] = self._bins_gap
+        return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+    def _count(self, depth: Depth) -> None:
+        known = depth[np.isfinite(depth) & (depth > 0)]
+        self._pixels += depth.size
+        self._known += known.size
+        if known.size:
+            self._nearest = min(self._nearest, float(known.min()))
+            self._farthest = max(self._farthest, float(known.max()))
+            self._sum += float(known.sum(dtype=np.float64))
+            inside = (known >= self._depth.near) & (known <= self._depth.far)
+            self._outside += int(known.size - np.count_nonzero(inside))
+
+    def _compare(
+        self, depth: Depth, probabilities: NDArray[np.float32], centers: NDArray[np.float32]
+    ) -> None:
+        expected = (centers @ probabilities.reshape(len(centers), -1)).reshape(depth.shape)
+        gaps = np.abs(expected - depth)
+        self._bins_gap = max(
+            self._bins_gap, float(np.max(gaps, where=np.isfinite(gaps), initial=0))
+        )
+
+    def _padded(self, codes: Array, name: str) -> Array:
+        shape = self.info.array(name).shape
+        if codes.shape == shape:
+            return codes
+        if any(own > largest for own, largest in zip(codes.shape, shape, strict=True)):
+            raise StoreError(
+                f"a map of {codes.shape} does not fit the store's {name} of {shape}: the data set "
+                "grew by larger images; remove the store and teach again"
+            )
+        padded = np.zeros(shape, codes.dtype)
+        padded[tuple(slice(0, side) for side in codes.shape)] = codes
+        return padded
+
+
+def _extent(row: Row, height: int, width: int) -> NDArray[np.float64]:
+    values = (height, width, row.height, row.width, row.top, row.left, row.fx or 0.0)
+    return np.array(values, np.float64)
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array

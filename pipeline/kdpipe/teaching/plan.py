@@ -1,0 +1,238 @@
+"""Which shards are missing, and whether what is there may be added to."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from kdpipe.codecs import Companded, Log16
+from kdpipe.errors import StaleStoreError, StoreError
+from kdpipe.store import identity as identities
+from kdpipe.store import layout
+from kdpipe.store.disk import disk_errors
+from kdpipe.store.ledger import Record, check_record, finished, read_record
+from kdpipe.store.metadata import StoreInfo, formats, read_info, write_info
+
+if TYPE_CHECKING:
+    from kdpipe.cards import TeacherCard
+    from kdpipe.params import StoreParams
+    from kdpipe.rows import Rows
+    from kdpipe.teaching.weights import Weights
+    from kdpipe.teaching.worker import Measure
+
+log = logging.getLogger(__name__)
+
+_LEAST_SHARD_ROWS = 8
+_SHARDS_OF_A_SMALL_SET = 16
+_GUESSED_PACKING = 40
+"""Raw bytes of one stored byte, before a finished shard tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to do for one store."""
+
+    info: StoreInfo
+    missing: tuple[int, ...]
+    """Shards to be taught, in order."""
+
+    kept: tuple[Record, ...] = field(default=())
+    """Finished shards that stay, in order."""
+
+    @property
+    def images(self) -> int:
+        """Of the missing shards."""
+        return sum(stop - start for start, stop in map(self.info.rows_of, self.missing))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is taught: it decides the bytes of the store."""
+
+    card: TeacherCard
+    rows: Rows
+    weights: Weights
+    params: StoreParams
+
+    def identity(self, rule: str, shard_rows: int | None = None) -> identities.Identity:
+        """The identity that this command would give a store.
+
+        Args:
+            rule: native map to frame, as the teacher says.
+            shard_rows: images in a shard; None: as a new store would have.
+        """
+        card, params = self.card, self.params
+        codecs: dict[str, Log16 | Companded] = {
+            "depth": Log16(card.min_depth, card.max_depth, params.max_relative_error)
+        }
+        if card.bins == "companded" and params.bins:
+            codecs["bins"] = Companded()
+        return identities.identity_of(
+            card,
+            self.rows.card,
+            weights={"sha256": self.weights.sha256, "source": self.weights.source},
+            rule=rule,
+            codecs=codecs,
+            shard_rows=shard_rows or _shard_rows(len(self.rows), params.shard_rows),
+        )
+
+
+def create(path: Path, identity: identities.Identity, length: int, seen: Measure) -> StoreInfo:
+    """Makes an empty store of so many rows, its shapes as measured.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    codecs = cast("Mapping[str, object]", identity["codecs"])
+    bins = seen.bins if "bins" in codecs else None
+    info = StoreInfo(identity=identity, rows=length, arrays=formats(seen.native, bins))
+    with disk_errors(path):
+        write_info(path, info)
+    return info
+
+
+def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None:
+    """The store that is there, if this command may add to it; None where there is none.
+
+    A data set that grew gives it a new length.
+
+    Args:
+        path: of the store.
+        subject: what this command would teach.
+        length: rows that the store should have at least.
+
+    Raises:
+        StaleStoreError: another teacher, other weights, a codec, or other rows wrote it.
+        StoreError: what is there is no store of this format, or the disk refuses.
+    """
+    if not layout.metadata_path(path).exists():
+        return None
+    info = read_info(path)
+    shard = min(info.shard_rows, subject.params.shard_rows)
+    identities.compare(path, info.identity, subject.identity(info.rule, shard))
+    if len(subject.rows) < info.rows:
+        raise StaleStoreError(
+            f"{path}: it was made for {info.rows} rows, the data set has {len(subject.rows)} now: "
+            "index all of it, or remove the store and its manifest and teach again"
+        )
+    if length > info.rows:
+        info = replace(info, rows=length)
+        with disk_errors(path):
+            write_info(path, info)
+    return info
+
+
+def make_plan(
+    path: Path,
+    info: StoreInfo,
+    rows: Rows,
+    *,
+    shards: tuple[int, int] | None = None,
+    limit: int | None = None,
+    retry_bad: bool = False,
+) -> Plan:
+    """Compares the ledger with the rows.
+
+    Args:
+        path: of the store.
+        info: of the store.
+        rows: of the data set.
+        shards: consider these only, [first, last); None: all.
+        limit: consider shards of the first rows only.
+        retry_bad: teach shards with bad images again.
+
+    Raises:
+        StaleStoreError: rows of a finished shard were reordered or edited.
+        StoreError: a record is torn, or `shards` lies outside the store.
+    """
+    if shards is not None and not 0 <= shards[0] < shards[1] <= info.shards:
+        raise StoreError(
+            f"shards {shards[0]}:{shards[1]} asked for, {path} has 0:{info.shards}: "
+            "give a range inside it"
+        )
+    first, last = shards or (0, info.shards)
+    if limit is not None:
+        last = min(last, -(-limit // info.shard_rows))
+    done, kept, missing = set(finished(path)), [], []
+    for shard in range(first, last):
+        record = read_record(path, shard) if shard in done else None
+        if record is None or not _is_whole(path, record, info):
+            missing.append(shard)
+            continue
+        _check_rows(path, record, rows)
+        if record.stop < info.rows_of(shard)[1] or (retry_bad and record.bad):
+            missing.append(shard)
+        else:
+            kept.append(record)
+    return Plan(info=info, missing=tuple(missing), kept=tuple(kept))
+
+
+def check_space(path: Path, plan: Plan) -> None:
+    """Looks before a long run whether its result will fit on the disk.
+
+    Raises:
+        StoreError: it will not.
+    """
+    images = sum(one.stop - one.start for one in plan.kept)
+    taught = sum(one.bytes for one in plan.kept)
+    row = taught / images if images else plan.info.raw_bytes / _GUESSED_PACKING
+    needed, free = int(row * plan.images), shutil.disk_usage(path).free
+    if needed > free:
+        raise StoreError(
+            f"{path.parent} has {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB are needed "
+            f"for {plan.images} images: make room, or teach fewer with --limit"
+        )
+
+
+def complete_records(path: Path, info: StoreInfo) -> list[Record] | None:
+    """The records of all shards, in order; None where one is missing or too short."""
+    done = set(finished(path))
+    if not done.issuperset(range(info.shards)):
+        return None
+    records = [read_record(path, shard) for shard in range(info.shards)]
+    whole = [one for one in records if one and one.stop == info.rows_of(one.shard)[1]]
+    return whole if len(whole) == info.shards else None
+
+
+def _is_whole(path: Path, record: Record, info: StoreInfo) -> bool:
+    try:
+        check_record(path, record, info)
+    except StoreError as error:
+        log.warning("%s: shard %d is taught again: %s", path, record.shard, error)
+        return False
+    return True
+
+
+def _check_rows(path: Path, record: Record, rows: Rows) -> None:
+    if record.stop <= len(rows) and rows.digest(record.start, record.stop) == record.row_digest:
+        return
+    now = [one.id for one in rows[record.start : record.stop]]
+    for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
+        if before != after:
+            found = "the data set has no such row now" if after is None else f"now it is {after!r}"
+            raise StaleStoreError(
+                f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
+                "end; restore their order, or remove the store and its manifest and teach again"
+            )
+    raise StaleStoreError(
+        f"{path}: an image, frame or focal length of rows {record.start}..{record.stop - 1} is "
+        "another one than was taught: restore it, or remove the store and its manifest and teach "
+        "again"
+    )
+
+
+def _pairs(before: Iterable[str], now: list[str]) -> Iterable[tuple[str, str | None]]:
+    for at, one in enumerate(before):
+        yield one, now[at] if at < len(now) else None
+
+
+def _shard_rows(rows: int, largest: int) -> int:
+    """Images in a shard: fewer than `largest` for a small set, so that workers have a share."""
+    wanted = _LEAST_SHARD_ROWS
+    while wanted * _SHARDS_OF_A_SMALL_SET < rows:
+        wanted *= 2
+    return min(wanted, largest)

@@ -1,0 +1,282 @@
+"""One worker: holds the teacher, teaches one shard at a time, writes it itself.
+
+The same code runs in a Ray actor and in the process of `--workers 0`. Images are read, looked at
+and encoded here; what leaves this file is a few numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdpipe.datasets import read_image
+from kdpipe.errors import DataError, StaleStoreError
+from kdpipe.rows import Rows, read_rows
+from kdpipe.store.claims import Claim
+from kdpipe.store.ledger import Record
+from kdpipe.store.writer import ShardWriter
+from kdpipe.teaching.encoding import Encoder
+
+if TYPE_CHECKING:
+    from kdpipe.cards import TeacherCard
+    from kdpipe.store.metadata import StoreInfo
+    from kdpipe.teachers import Teacher, TeacherOutput
+    from kdpipe.types import Image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """All that a worker must know; goes to another process, perhaps another machine."""
+
+    store: Path
+    rows: Path
+    folder: Path
+    """The working folder: other paths may be relative to it."""
+
+    card: TeacherCard
+    checkpoint: Path
+    device: str = "auto"
+    """A torch device's name; `auto`: a GPU if the process sees one."""
+
+    batch_size: int = 1
+    threads: int | None = None
+    """Of torch on the CPU; None: torch's own choice."""
+
+    run: str = ""
+    """One command's claims, whatever its number of workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """What a teacher's output looks like; decides a store's shapes."""
+
+    native: tuple[int, int]
+    """Largest native size (h, w) over the frame sizes asked for [pixels]."""
+
+    bins: int | None
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Progress: so many images more."""
+
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """A shard is done."""
+
+    shard: int
+    images: int
+    bad: Mapping[str, str]
+    bytes: int
+    seconds: float
+    forward_seconds: float
+
+
+@dataclass
+class _Pass:
+    """What happens to one shard."""
+
+    bad: dict[int, str] = field(default_factory=dict)
+    forward_seconds: float = 0.0
+
+
+class Worker:
+    """Teaches shards; the network is loaded when it is first needed."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.rows: Rows = read_rows(assignment.rows)
+        self._teacher: Teacher | None = None
+
+    @property
+    def teacher(self) -> Teacher:
+        """The network with its weights.
+
+        Raises:
+            CheckpointError, DeviceError: it cannot be loaded.
+        """
+        if self._teacher is None:
+            import torch
+
+            from kdpipe.teachers import load_teacher
+
+            if self.assignment.threads is not None:
+                torch.set_num_threads(self.assignment.threads)
+            device = self.assignment.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            card, checkpoint = self.assignment.card, self.assignment.checkpoint
+            self._teacher = load_teacher(card, checkpoint=checkpoint, device=device)
+        return self._teacher
+
+    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
+        """Tries the teacher on a black image of each frame size (H, W).
+
+        Raises:
+            DataError: it can take none of them.
+        """
+        natives, bins, rule = [], None, ""
+        refused: DataError | None = None
+        for height, width in frames:
+            try:
+                out = self.teacher.predict(np.zeros((1, height, width, 3), np.uint8))
+            except DataError as error:
+                refused = error  # its rows will be bad, with this reason
+                continue
+            natives.append((int(out.depth.shape[1]), int(out.depth.shape[2])))
+            bins = None if out.bins is None else int(out.bins.edges.shape[1]) - 1
+            rule = out.rule
+        if not natives:
+            raise refused or DataError("no image to teach: index a data set that has some")
+        native = (max(h for h, _ in natives), max(w for _, w in natives))
+        return Measure(native=native, bins=bins, rule=rule)
+
+    def teach(self, shard: int, info: StoreInfo) -> Generator[Step | Taught, None, None]:
+        """Teaches one shard, from its claim to its record.
+
+        Raises:
+            ClaimError: another process holds the shard, or took it over.
+            StoreError: the disk is full, a map larger than the store's.
+            StaleStoreError: the teacher's rule is not the store's.
+        """
+        claim = Claim.take(self.assignment.store, shard, self.assignment.run)
+        try:
+            yield from self._teach(claim, info)
+        finally:
+            claim.release()
+
+    def _teach(self, claim: Claim, info: StoreInfo) -> Generator[Step | Taught, None, None]:
+        start, stop = info.rows_of(claim.shard)
+        began, this = time.perf_counter(), _Pass()
+        # One thread encodes and writes a batch while the next one is looked at; it never lags by
+        # more than one batch, so a slow disk slows the worker and does not fill its memory.
+        with ShardWriter(info, claim) as writer, ThreadPoolExecutor(1, "encode") as beside:
+            encoder = Encoder(info, writer)
+            pending: Future[None] | None = None
+            for batch in self._batches(start, stop, this):
+                claim.hold()
+                out = self._look(batch, info, this)
+                if pending is not None:
+                    pending.result()
+                if out is None:
+                    continue
+                rows = [(number, self.rows[number]) for number, _ in batch]
+                pending = beside.submit(encoder.put, rows, out)
+                yield Step(images=len(batch))
+            if pending is not None:
+                pending.result()
+            for number in sorted(this.bad):
+                encoder.put_bad(number, self.rows[number])
+            yield Step(images=len(this.bad))
+            seconds = time.perf_counter() - began
+            record = writer.commit(
+                Record(
+                    store=info.digest,
+                    shard=claim.shard,
+                    start=start,
+                    stop=stop,
+                    row_digest=self.rows.digest(start, stop),
+                    ids=tuple(one.id for one in self.rows[start:stop]),
+                    arrays={},
+                    statistics=encoder.statistics(),
+                    bad={str(number): this.bad[number] for number in sorted(this.bad)},
+                    environment=self._environment(seconds, this.forward_seconds),
+                )
+            )
+        yield Taught(
+            shard=claim.shard,
+            images=stop - start,
+            bad={self.rows[number].id: reason for number, reason in sorted(this.bad.items())},
+            bytes=record.bytes,
+            seconds=seconds,
+            forward_seconds=this.forward_seconds,
+        )
+
+    def _batches(self, start: int, stop: int, this: _Pass) -> Iterator[list[tuple[int, Image]]]:
+        """Readable images in order, neighbours of one size together; the others go to `bad`."""
+        batch: list[tuple[int, Image]] = []
+        for number in range(start, stop):
+            try:
+                image = read_image(self.rows, number)
+            except (DataError, OSError) as error:
+                this.bad[number] = " ".join(str(error).split())
+                continue
+            if batch and (
+                len(batch) == self.assignment.batch_size or batch[0][1].shape != image.shape
+            ):
+                yield batch
+                batch = []
+            batch.append((number, image))
+        if batch:
+            yield batch
+
+    def _look(
+        self, batch: list[tuple[int, Image]], info: StoreInfo, this: _Pass
+    ) -> TeacherOutput | None:
+        """One forward pass; None where the teacher cannot take images of this size."""
+        teacher = self.teacher
+        focal = np.array([self.rows[number].fx or 0.0 for number, _ in batch], np.float32)
+        images = np.stack([image for _, image in batch])
+        began = time.perf_counter()
+        try:
+            out = teacher.predict(images, focal=focal if focal.all() else None)
+        except DataError as error:
+            this.bad.update({number: " ".join(str(error).split()) for number, _ in batch})
+            return None
+        finally:
+            _wait_for(teacher)
+            this.forward_seconds += time.perf_counter() - began
+        if out.rule != info.rule:
+            raise StaleStoreError(
+                f"{self.assignment.store}: rule is {info.rule!r} in the store, expected "
+                f"{out.rule!r}: remove the store and teach again"
+            )
+        return out
+
+    def _environment(self, seconds: float, forward_seconds: float) -> dict[str, object]:
+        import socket
+
+        import torch
+
+        teacher = self.teacher
+        gpu = teacher.device.type == "cuda"
+        return {
+            "run": self.assignment.run,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": torch.cuda.get_device_name(teacher.device) if gpu else "cpu",
+            "threads": torch.get_num_threads(),
+            "batch_size": self.assignment.batch_size,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "seconds": round(seconds, 3),
+            "forward_seconds": round(forward_seconds, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+
+def _wait_for(teacher: Teacher) -> None:
+    if teacher.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(teacher.device)
+
+
+def frame_sizes(rows: Rows) -> list[tuple[int, int]]:
+    """Distinct frame sizes (H, W), sorted."""
+    sides = rows.table.select(["height", "width"]).to_pydict()
+    return sorted(set(zip(sides["height"], sides["width"], strict=True)))

@@ -1,0 +1,82 @@
+"""`kdpipe teach`: run a teacher once over a data set and keep what it said."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdpipe_stages.output import Json, Manifests, say
+
+
+def teach(
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A card in manifests/teachers; default: the first of params.yaml."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An indexed data set; default: the first of params.yaml.")
+    ] = None,
+    fitted_on: Annotated[
+        str | None, typer.Option(help="The data set whose `fit` gave the weights; default: DATA.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The weights themselves, instead of fitted ones.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0: this process.")] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="May be a fraction.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …; auto: a GPU if seen.")] = "auto",
+    shards: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only these, for batch schedulers.")
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.")] = None,
+    retry_bad: Annotated[
+        bool, typer.Option("--retry-bad", help="Try unreadable images again.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    manifests: Manifests = None,
+    json: Json = False,
+) -> None:
+    """Run TEACHER over DATA once and keep its output; shards already there are kept."""
+    from kdpipe import teaching
+    from kdpipe.params import load_params
+
+    params = load_params()
+    options = teaching.Options(
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        batch_size=batch_size,
+        device=device,
+        ray_address=ray_address,
+        shards=_range(shards),
+        limit=limit,
+        retry_bad=retry_bad,
+    )
+    done = teaching.run(
+        teacher or params.teachers[0],
+        data or params.data[0],
+        fitted_on=fitted_on,
+        checkpoint=checkpoint,
+        manifests=manifests,
+        options=options,
+    )
+    speed = f" at {done.written / done.seconds:.2f} images/s" if done.seconds else ""
+    line = (
+        f"{done.written} images taught{speed}, {done.kept} kept, {len(done.bad)} unreadable, "
+        f"{done.bytes / 1e6:.1f} MB: {done.path}"
+    )
+    for row, reason in done.bad.items():
+        typer.echo(f"kdpipe: no depth for {row!r}: {reason}", err=True)
+    say(line, asdict(done), json=json)
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise typer.BadParameter(f"found {text!r}, expected A:B, e.g. 0:4", param_hint="--shards")
+    return int(first), int(last)
