@@ -180,7 +180,9 @@ def _about_student(run: str) -> dict[str, object]:
 
 
 def _count(student: Student) -> int:
-    return sum(parameter.numel() for parameter in student.network.parameters())
+    """Parameters that the forward pass reads: an unused head of the other kind is not counted."""
+    unused = getattr(student.network, "is_unused", lambda _name: False)
+    return sum(p.numel() for name, p in student.network.named_parameters() if not unused(name))
 
 
 def _predict(
@@ -226,10 +228,10 @@ def _judge(rows: Rows, predicted: Predicted, rules: Protocol) -> Iterator[ImageE
     for number, depth in predicted:
         errors, why = None, None
         if isinstance(depth, str):
-            why = f"no depth: {depth}"
+            why = depth
         else:
             truth = read_whole_truth(rows, rows[number]) if whole else read_truth(rows, number)
-            errors = errors_of_image(depth, _only_known(truth, depth), rules)
+            errors = errors_of_image(depth, only_known(truth, depth), rules)
             why = "no truth that counts" if errors is None else None
         yield ImageErrors(row=number, id=ids[number], errors=errors, skipped=why)
 
@@ -248,7 +250,7 @@ def _median_errors(
     return mean_errors(_judge(rows, ((n, maps[sizes[n]]) for n in counted), rules))
 
 
-def _only_known(truth: Depth, depth: Depth) -> Depth:
+def only_known(truth: Depth, depth: Depth) -> Depth:
     """Truth, 0 where the depth of the frame at its lower middle is unknown (0)."""
     unknown = depth == 0
     if not unknown.any():
