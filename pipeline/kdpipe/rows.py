@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -177,9 +178,12 @@ def write_rows(path: Path, rows: Rows) -> None:
     """Writes a rows file, whole or not at all."""
     about = {"card": json.dumps(asdict(rows.card)), "root": str(rows.root)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".tmp")
-    pq.write_table(rows.table.replace_schema_metadata(about), half)
-    half.replace(path)
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(rows.table.replace_schema_metadata(about), half)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def read_rows(path: Path) -> Rows:

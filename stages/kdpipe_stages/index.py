@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,8 @@ def index(
     card, folder = find_data(
         data or load_params().data[0], root=root, name=name, manifests=manifests
     )
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    bars = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bars as bar:
         task = bar.add_task(f"checking {card.name}", total=None)
         done = run(
             card,

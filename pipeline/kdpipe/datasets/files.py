@@ -107,7 +107,12 @@ def decode_image(data: bytes, path: str) -> Image:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode == "F":
         raise DataError(f"{path} holds floating point: an image of 8 or 16 bits is expected")
-    return np.array(picture.convert("RGB"), dtype=np.uint8)
+    try:
+        return np.array(picture.convert("RGB"), dtype=np.uint8)
+    except ValueError as error:
+        raise DataError(
+            f"{path} has colours that cannot be shown ({error}): save it as RGB"
+        ) from error
 
 
 def decode_labels(data: bytes, path: str, largest: int) -> Labels:

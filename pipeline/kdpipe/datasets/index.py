@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,7 +136,8 @@ def run(
     card = replace(card, name=check_name(name or card.name))
     path = layout.rows_path(card.name)
     listed = _list(card, root, limit)
-    before = _before(path, card)
+    known = _before(path, card)
+    before = [Row(**values) for values in known.table.to_pylist()] if known else []
     gone = [number for number, row in enumerate(before) if row.id not in listed]
     if gone:
         raise DataError(
@@ -149,7 +151,7 @@ def run(
     order += listed.values()
     rows, kept = _check_all(make_rows(card, root, []), order, old, progress)
     whole = make_rows(card, root, rows)
-    if kept < len(rows) or not path.is_file() or read_rows(path).card != card:
+    if known is None or kept < len(rows) or (known.card, known.root) != (card, root):
         write_rows(path, whole)
     changed = len(before) - kept
     if changed:
@@ -176,16 +178,16 @@ def _list(card: DataCard, root: Path, limit: int | None) -> dict[str, Row]:
     return listed
 
 
-def _before(path: Path, card: DataCard) -> list[Row]:
+def _before(path: Path, card: DataCard) -> Rows | None:
     if not path.is_file():
-        return []
+        return None
     rows = read_rows(path)
     if rows.card.family != card.family:
         raise DataError(
             f"{path} holds a set of family {rows.card.family!r}, this one is {card.family!r}: "
             "choose another --name, or delete that file"
         )
-    return [Row(**values) for values in rows.table.to_pylist()]
+    return rows
 
 
 def _check_all(
@@ -313,6 +315,8 @@ def _stat(path: Path) -> tuple[int, int]:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): make it readable for this user"
         ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no plain file: an image or a depth map is expected")
     return found.st_size, found.st_mtime_ns
 
 

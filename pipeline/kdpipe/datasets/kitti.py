@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdpipe.cards import DataCard, build
-from kdpipe.datasets.lists import ListedRow, Locator, read_lists
+from kdpipe.datasets.lists import ListedRow, Locator, is_file, read_lists
 from kdpipe.errors import DataError
 
 if TYPE_CHECKING:
     from kdpipe.rows import Row
+
+Intrinsics: TypeAlias = tuple[float, float, float, float]
+"""fx, fy, cx, cy [pixels]."""
 
 _DATE = re.compile(r"\d{4}_\d\d_\d\d")
 _CAMERA = re.compile(r"image_0(\d)")
@@ -51,9 +54,10 @@ def list_rows(card: DataCard, root: Path) -> Iterator[Row]:
     truth_at = Locator(
         root, [f"{f}/{v}".rstrip("/") for f in options.truth_folders for v in levels]
     )
+    calibration = cache(_read_calibration)  # for this listing only: files may change
     for split, line in read_lists(card, root):
         image = image_at(line.image)
-        fx, fy, cx, cy = _intrinsics(root, image)
+        fx, fy, cx, cy = _intrinsics(root, image, calibration)
         yield ListedRow(
             id=image[: -len(PurePosixPath(image).suffix)],
             split=split,
@@ -75,31 +79,32 @@ def list_rows(card: DataCard, root: Path) -> Iterator[Row]:
 def _locate_truth(locate: Locator, path: str) -> str:
     """The archive's train/ and val/ levels may be on the disk, in the list, in both or in none."""
     found = locate(path)
-    if not (locate.root / found).is_file() and _LEVEL.match(path):
+    if not is_file(locate.root / found) and _LEVEL.match(path):
         bare = locate(_LEVEL.sub("", path))
-        return bare if (locate.root / bare).is_file() else found
+        return bare if is_file(locate.root / bare) else found
     return found
 
 
-def _intrinsics(root: Path, image: str) -> tuple[float | None, ...]:
+def _intrinsics(
+    root: Path, image: str, calibration: Callable[[Path, str], Intrinsics | None]
+) -> Intrinsics | tuple[None, None, None, None]:
     """fx, fy, cx, cy [pixels] of the whole image."""
     folders = PurePosixPath(image).parts[:-1]
     dates = [n for n, part in enumerate(folders, 1) if _DATE.match(part)]
     camera = _CAMERA.search(image)
     for depth in reversed(dates):  # the drive's folder, then the date's
         folder = root.joinpath(*folders[:depth])
-        found = _read_calibration(folder, camera[1] if camera else "2")
+        found = calibration(folder, camera[1] if camera else "2")
         if found:
             return found
     return (None, None, None, None)
 
 
-@lru_cache(maxsize=4096)
-def _read_calibration(folder: Path, camera: str) -> tuple[float, float, float, float] | None:
+def _read_calibration(folder: Path, camera: str) -> Intrinsics | None:
     key = f"P_rect_0{camera}"
     for name in ("calib_cam_to_cam.txt", f"calib_cam_to_cam_{key}.txt"):
         path = folder / name
-        if not path.is_file():
+        if not is_file(path):
             continue
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(f"{key}:"):
@@ -107,7 +112,7 @@ def _read_calibration(folder: Path, camera: str) -> tuple[float, float, float, f
     return None
 
 
-def _parse_projection(path: Path, text: str) -> tuple[float, float, float, float]:
+def _parse_projection(path: Path, text: str) -> Intrinsics:
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:

@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kdpipe.datasets.files import IMAGE_SUFFIXES, TRUTH_SUFFIXES
-from kdpipe.errors import DataError
+from kdpipe.errors import DataError, UnknownNameError
 from kdpipe.rows import Row, check_inside
 
 if TYPE_CHECKING:
     from kdpipe.cards import DataCard
 
 _LOG = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,9 @@ def read_lists(card: DataCard, root: Path) -> Iterator[tuple[str, Line]]:
     Raises:
         DataError: no list is there, or a line is not what it should be: file and line are named.
     """
+    for split in card.lists:
+        if split not in SPLITS:
+            raise UnknownNameError(f"the split names of data/{card.name}", split, SPLITS)
     found = {split: _find(names, root) for split, names in card.lists.items()}
     if not any(found.values()):
         names = ", ".join(dict.fromkeys(names.split(" | ")[0] for names in card.lists.values()))
@@ -111,9 +115,9 @@ def _path(origin: str, text: str, suffixes: frozenset[str]) -> str:
     try:
         check_inside(text.removeprefix("/"))
     except DataError as error:
-        raise DataError(f"{origin}: {error}") from error
+        raise DataError(f"{origin}: {error}; mend the line") from error
     path = PurePosixPath(text.removeprefix("/"))
-    if path.suffix.lower() not in suffixes:
+    if path.suffix.lower() not in suffixes or not text.isprintable():
         raise DataError(
             f"{origin}: found {text!r}, expected a path that ends in one of "
             f"{' '.join(sorted(suffixes))}; is the line cut off?"
@@ -134,7 +138,15 @@ def _focal(origin: str, text: str) -> float:
 def _find(names: str, root: Path) -> Path | None:
     places = [root / n.strip() for n in names.split(" | ")]
     places += [root / "train_test_inputs" / n.strip() for n in names.split(" | ")]
-    return next((p for p in places if p.is_file()), None)
+    return next((p for p in places if is_file(p)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; one that may not be looked at is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 class Locator:
@@ -154,7 +166,7 @@ class Locator:
         known = self._known.get(folder)
         for prefix in self.prefixes if known is None else (known, *self.prefixes):
             found = str(PurePosixPath(prefix, path))
-            if (self.root / found).is_file():
+            if is_file(self.root / found):
                 self._known[folder] = prefix
                 return found
         return path

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdpipe.cards import DataCard, build
 from kdpipe.datasets import files, nyu_mat
-from kdpipe.datasets.lists import Line, ListedRow, Locator, read_lists
+from kdpipe.datasets.lists import Line, ListedRow, Locator, is_file, read_lists
 
 if TYPE_CHECKING:
     from kdpipe.rows import Row, Rows
@@ -102,7 +102,7 @@ def list_rows(card: DataCard, root: Path) -> Iterator[Row]:
     """
     options = _options(card)
     if options.layout == "mat" or (options.layout == "auto" and _only_mat(card, options, root)):
-        yield from nyu_mat.list_rows(
+        yield from nyu_mat.list_images(
             root,
             mat=options.mat,
             splits=options.splits,
@@ -147,7 +147,7 @@ def _only_mat(card: DataCard, options: Options, root: Path) -> bool:
     listed = any(
         (root / folder / n).is_file() for n in names for folder in ("", "train_test_inputs")
     )
-    return not listed and (root / options.mat).is_file()
+    return not listed and is_file(root / options.mat)
 
 
 def _row(split: str, line: Line, options: Options, locate: Locator) -> ListedRow:
@@ -178,4 +178,4 @@ def _labels(image: str, pattern: str, root: Path) -> str | None:
     path = PurePosixPath(image)
     number = path.stem.rpartition("_")[2]
     beside = path.with_name(pattern.replace("{number}", number)) if pattern else None
-    return str(beside) if beside and (root / beside).is_file() else None
+    return str(beside) if beside and is_file(root / beside) else None

@@ -26,7 +26,15 @@ _handles: dict[tuple[int, str, int], h5py.File] = {}
 _lock = threading.Lock()
 
 
-def list_rows(
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # another thread may have held it
+
+
+def list_images(
     root: Path,
     *,
     mat: str,
@@ -115,6 +123,7 @@ def _shape(path: Path, depth: str) -> tuple[int, int, int]:
 
 def _read_splits(path: Path, count: int) -> dict[str, list[int]]:
     try:
+        path.stat()  # loadmat calls a missing file something else
         found = scipy.io.loadmat(path, variable_names=["trainNdxs", "testNdxs"])
         numbers = {s: [int(i) - 1 for i in found[f"{s}Ndxs"].ravel()] for s in ("train", "test")}
     except FileNotFoundError as error:
