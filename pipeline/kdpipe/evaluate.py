@@ -7,14 +7,14 @@ pixel what is usual there and never looks at the image: who does not beat it has
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from kdpipe.cards import load_teacher_card
+from kdpipe.cards import TeacherCard, build, load_teacher_card
 from kdpipe.datasets import read_image, read_truth, read_whole_truth
 from kdpipe.datasets.indexed import rows_of, rows_with_truth
 from kdpipe.errors import DataError, StaleStoreError, StoreError, UnknownNameError
@@ -30,6 +30,7 @@ from kdpipe.store.layout import (
     teacher_run,
 )
 from kdpipe.students import load_student
+from kdpipe.training.loop import pick_device
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -49,14 +50,61 @@ Predicted: TypeAlias = "Iterable[tuple[int, Depth | str]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One evaluation; the fields of its JSON file."""
+
+    run: str
+    kind: Literal["student", "teacher"]
+    data: str
+    split: str
+    protocol: str
+    protocol_says: str
+    min_depth: float
+    """Depths that count lie between this and the next [m], both excluded."""
+
+    max_depth: float
+    images: int
+    """That were judged."""
+
+    skipped: int
+    metrics: Mapping[str, float]
+    """Mean over images."""
+
+    median: Mapping[str, float] | None = None
+    """The same of the train split's median depth map; None: no truth there."""
+
+    teacher: str = "none"
+    student: str = "none"
+    method: str = "none"
+    aux: str = "none"
+    seed: int | None = None
+    trained_on: str | None = None
+    """Data set with the labels; None for a teacher: its weights.json knows."""
+
+    parameters: int | None = None
+    mirror: bool | None = None
+    """Averaged with the mirrored image; None: a store is judged as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What `run` gives."""
 
     path: Path
-    """JSON summary; the images' own errors are beside it as .parquet."""
+    """JSON of the summary; the images' own errors are beside it as .parquet."""
 
-    summary: dict[str, object]
-    metrics: dict[str, float]
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """Who is judged, and the depth it gives."""
+
+    about: Mapping[str, object]
+    """What it says in the summary."""
+
+    rows: Rows
+    predicted: Predicted
 
 
 def run(
@@ -68,7 +116,7 @@ def run(
     protocol: str | None = None,
     mirror: bool | None = None,
     batch_size: int = 8,
-    device: str = "cpu",
+    device: str = "auto",
     manifests: Path | None = None,
 ) -> Evaluation:
     """Evaluates a run's student, or a teacher from its store, on the rows of a split with truth.
@@ -81,12 +129,13 @@ def run(
         protocol: a name of metrics/protocols; None: the data card's.
         mirror: average a student's depth with that of the mirrored image; None: params.yaml.
         batch_size: images of one forward pass.
-        device: of the student.
+        device: of the student; `auto`: CUDA where there is one.
         manifests: folder of the cards.
 
     Raises:
         UnknownNameError: no such run, teacher, data set or protocol.
         DataError: rows are missing, no row of the split has truth, or none of it counts.
+        CheckpointError: the run has no finished student.
         StoreError: the teacher's store is missing, stale or does not cover the split yet.
     """
     if protocol is not None:
@@ -94,28 +143,19 @@ def run(
     wished = load_params().evaluate
     split = split or wished.split
     if run is not None and teacher is None:
-        about = _about_student(run)
-        rows = rows_of(data or str(about["data"]), manifests)
-        numbers = rows_with_truth(rows, split)
-        student = load_student(student_dir(run), device=device)
-        mirrored = wished.mirror if mirror is None else mirror
-        about |= {"parameters": _count(student), "mirror": mirrored}
-        predicted: Predicted = _predict(student, rows, numbers, batch_size, mirror=mirrored)
-    elif teacher is not None and data is not None and run is None:
-        load_teacher_card(teacher, manifests)  # a wrong name is answered with the right ones
-        run, about = teacher_run(data, teacher), {"kind": "teacher", "teacher": teacher}
-        rows = rows_of(data, manifests)
-        numbers = rows_with_truth(rows, split)
-        predicted = _stored(rows, numbers, store_path(data, teacher))
+        mirror = wished.mirror if mirror is None else mirror
+        subject = _student(run, data, split, manifests, batch_size, device, mirror=mirror)
+    elif run is None and teacher is not None and data is not None:
+        subject = _teacher(teacher, data, split, manifests)
     else:
         raise DataError("evaluate takes a run, or a teacher and a data set: name one of the two")
-    card = rows.card
+    rows, card = subject.rows, subject.rows.card
     rules = find_protocol(protocol or card.protocol).within(card.min_depth, card.max_depth)
-    images = list(_judge(rows, predicted, rules))
+    images = list(_judge(rows, subject.predicted, rules))
     metrics = mean_errors(images)
     skipped = sum(image.errors is None for image in images)
-    summary = about | {
-        "run": run,
+    values = {
+        **subject.about,
         "data": rows.name,
         "split": split,
         "protocol": rules.name,
@@ -127,10 +167,56 @@ def run(
         "metrics": metrics,
         "median": _median_errors(rows, images, rules),
     }
-    path = evaluation_path(run, rows.name, split, rules.name)
+    summary = build(Summary, values, "evaluation")
+    path = evaluation_path(summary.run, rows.name, split, rules.name)
     write_table(path.with_suffix(".parquet"), images)
-    write_summary(path, summary)
-    return Evaluation(path=path, summary=summary, metrics=metrics)
+    write_summary(path, asdict(summary))
+    return Evaluation(path=path, summary=summary)
+
+
+def _student(
+    run: str,
+    data: str | None,
+    split: str,
+    manifests: Path | None,
+    batch_size: int,
+    device: str,
+    *,
+    mirror: bool,
+) -> _Subject:
+    folder = student_dir("any").parent
+    known = [path.name for path in folder.glob("*") if path.is_dir()]
+    if run not in known:  # also keeps a name with a slash from leaving the folder
+        raise UnknownNameError(str(folder), run, known)
+    named = parse_run(run)
+    if named is None:
+        raise DataError(f"run {run!r} is not called DATA_TEACHER_STUDENT_METHOD_sSEED: rename it")
+    rows = rows_of(data or named.data, manifests)
+    numbers = rows_with_truth(rows, split)
+    student = load_student(student_dir(run), device=str(pick_device(device)))
+    about = {
+        "run": run,
+        "kind": "student",
+        "trained_on": named.data,
+        "aux": "+".join(named.aux) or "none",
+        "teacher": named.teacher,
+        "student": named.student,
+        "method": named.method,
+        "seed": named.seed,
+        "parameters": _count(student),
+        "mirror": mirror,
+    }
+    predicted = _predict(student, rows, numbers, batch_size, mirror=mirror)
+    return _Subject(about=about, rows=rows, predicted=predicted)
+
+
+def _teacher(teacher: str, data: str, split: str, manifests: Path | None) -> _Subject:
+    card = load_teacher_card(teacher, manifests)  # a wrong name is answered with the right ones
+    rows = rows_of(data, manifests)
+    numbers = rows_with_truth(rows, split)
+    predicted = _stored(rows, numbers, store_path(data, teacher), card)
+    about = {"run": teacher_run(data, teacher), "kind": "teacher", "teacher": teacher}
+    return _Subject(about=about, rows=rows, predicted=predicted)
 
 
 def median_map(rows: Rows) -> Depth | None:
@@ -159,26 +245,6 @@ def median_map(rows: Rows) -> Depth | None:
     return np.nanmedian(stack, axis=0).astype(np.float32)
 
 
-def _about_student(run: str) -> dict[str, object]:
-    folder = student_dir("any").parent
-    known = [path.name for path in folder.glob("*") if path.is_dir()]
-    if run not in known:  # also keeps a name with a slash from leaving the folder
-        raise UnknownNameError(str(folder), run, known)
-    named = parse_run(run)
-    if named is None:
-        raise DataError(f"run {run!r} is not called DATA_TEACHER_STUDENT_METHOD_sSEED: rename it")
-    return {
-        "kind": "student",
-        "data": named.data,
-        "trained_on": named.data,
-        "aux": "+".join(named.aux) or "none",
-        "teacher": named.teacher,
-        "student": named.student,
-        "method": named.method,
-        "seed": named.seed,
-    }
-
-
 def _count(student: Student) -> int:
     """Parameters that the forward pass reads: an unused head of the other kind is not counted."""
     unused = getattr(student.network, "is_unused", lambda _name: False)
@@ -201,8 +267,10 @@ def _predict(
             batch.append(number)
 
 
-def _stored(rows: Rows, numbers: Sequence[int], path: Path) -> Iterator[tuple[int, Depth | str]]:
-    store = open_store(path)
+def _stored(
+    rows: Rows, numbers: Sequence[int], path: Path, card: TeacherCard
+) -> Iterator[tuple[int, Depth | str]]:
+    store = open_store(path, card=card)
     ids = rows.table["id"].to_pylist()
     for number, (stored, here) in enumerate(zip(store.ids, ids, strict=False)):
         if stored not in (None, here):

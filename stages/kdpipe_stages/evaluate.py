@@ -21,7 +21,9 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set; default: the run's own.")] = None,
     aux: Annotated[str | None, typer.Option(help="With --student: unlabelled data sets.")] = None,
-    method: Annotated[str, typer.Option(help="With --student.")] = "none",
+    method: Annotated[
+        str | None, typer.Option(help="With --student; default: params.yaml's, or none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="With --student.")] = 0,
     split: Annotated[str | None, typer.Option(help="Default: as params.yaml says.")] = None,
     protocol: Annotated[
@@ -32,34 +34,34 @@ def evaluate(
         typer.Option("--mirror/--no-mirror", help="Average with the mirrored image."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 8,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     manifests: Manifests = None,
     json: Json = False,
 ) -> None:
     """Judge a student (--run, or --student with its parts) or a teacher's store (--teacher)."""
+    from dataclasses import asdict
+
     from kdpipe import evaluate as library
     from kdpipe.cards import load_student_card
     from kdpipe.params import load_params
     from kdpipe.store.layout import Run
 
+    params = load_params()
     if run is None:
-        data = data or load_params().data[0]
-    if student is not None and run is None:
+        data = data or params.data[0]
+    if run is None and student is not None:
         load_student_card(student, manifests)
-        others = tuple(aux.split(",")) if aux and aux != "none" else ()
         run = Run(
             data=str(data),
-            aux=others,
+            aux=tuple(aux.split(",")) if aux and aux != "none" else (),
             teacher=teacher or "none",
             student=student,
-            method=method,
+            method=method or (params.methods[0] if teacher else "none"),
             seed=seed,
         ).name
-    if run is None and teacher is None:
-        teacher = load_params().teachers[0]
     done = library.run(
         run=run,
-        teacher=None if run is not None else teacher,
+        teacher=None if run else teacher or params.teachers[0],
         data=data,
         split=split,
         protocol=protocol,
@@ -68,10 +70,10 @@ def evaluate(
         device=device,
         manifests=manifests,
     )
-    found = done.metrics
+    found, errors = done.summary, done.summary.metrics
     line = (
-        f"{done.summary['run']} on {done.summary['images']} images of {done.summary['data']} "
-        f"{done.summary['split']}, {done.summary['protocol']}: abs_rel {found['abs_rel']:.4f}, "
-        f"rmse {found['rmse']:.4f} m, delta1 {found['delta1']:.4f}: {done.path}"
+        f"{found.run} on {found.images} images of {found.data} {found.split}, {found.protocol}: "
+        f"abs_rel {errors['abs_rel']:.4f}, rmse {errors['rmse']:.4f} m, "
+        f"delta1 {errors['delta1']:.4f}: {done.path}"
     )
-    say(line, {**done.summary, "path": str(done.path)}, json=json)
+    say(line, {**asdict(found), "path": str(done.path)}, json=json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def test_a_student_is_judged_on_the_rows_of_the_split_that_have_truth(toy: ToyPr
 
     assert done.path == evaluation_path(RUN, "toy", "test", "none")
     summary = json.loads(done.path.read_text())
-    assert summary == done.summary
+    assert summary == json.loads(json.dumps(asdict(done.summary)))
     assert (summary["images"], summary["skipped"]) == (3, 1)
     assert (summary["teacher"], summary["method"], summary["seed"]) == (TEACHER, "tie-kd", 1)
     assert summary["parameters"] > 1e5
@@ -50,20 +50,20 @@ def test_a_second_time_gives_the_same_bytes(toy: ToyProject) -> None:
 
 def test_the_size_of_a_batch_decides_speed_only(toy: ToyProject) -> None:
     toy.add_student(toy.run)
-    one = evaluate.run(run=RUN, batch_size=1).metrics
+    one = evaluate.run(run=RUN, batch_size=1).summary.metrics
 
-    assert evaluate.run(run=RUN, batch_size=3).metrics == pytest.approx(one, rel=1e-4)
+    assert evaluate.run(run=RUN, batch_size=3).summary.metrics == pytest.approx(one, rel=1e-4)
 
 
 def test_the_median_of_the_train_images_stands_beside_the_student(toy: ToyProject) -> None:
     toy.add_student(toy.run)
 
-    median = evaluate.run(run=RUN).summary["median"]
+    median = evaluate.run(run=RUN).summary.median
 
     usual = toy.truth_of(1)[:, 1:]  # the middle one of three
     truths = [toy.truth_of(number)[:, 1:] for number in (3, 4, 5)]
     expected = np.mean([np.mean(np.abs(usual - truth) / truth) for truth in truths])
-    assert isinstance(median, dict)
+    assert median is not None
     assert median["abs_rel"] == pytest.approx(expected, rel=2e-3)  # truth is in millimetres
 
 
@@ -81,9 +81,11 @@ def test_a_teacher_is_judged_straight_from_its_store(toy: ToyProject) -> None:
     done = evaluate.run(teacher=TEACHER, data="toy")
 
     assert done.path == evaluation_path(f"toy_{TEACHER}", "toy", "test", "none")
-    assert done.summary["kind"] == "teacher"
-    assert done.summary["images"] == 3
-    assert done.metrics["abs_rel"] == pytest.approx(0.1, abs=2e-3)  # the store's own bound: 1e-3
+    assert done.summary.kind == "teacher"
+    assert done.summary.images == 3
+    assert done.summary.metrics["abs_rel"] == pytest.approx(
+        0.1, abs=2e-3
+    )  # the store's own bound: 1e-3
 
 
 def test_an_image_that_the_teacher_could_not_read_is_skipped_and_counted(toy: ToyProject) -> None:
@@ -92,7 +94,7 @@ def test_an_image_that_the_teacher_could_not_read_is_skipped_and_counted(toy: To
     done = evaluate.run(teacher=TEACHER, data="toy")
 
     table = read_table(done.path.with_suffix(".parquet"))
-    assert (done.summary["images"], done.summary["skipped"]) == (2, 2)
+    assert (done.summary.images, done.summary.skipped) == (2, 2)
     assert table[1].skipped == "the teacher could not read its image"
 
 
