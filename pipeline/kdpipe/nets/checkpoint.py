@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,16 +44,16 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         what = "is a folder" if path.is_dir() else "is missing"
         raise CheckpointError(f"{path} {what}, expected a checkpoint file: check the path")
     try:
-        _check_start(path)
+        mapped = _is_zip(path)
         if sha256 is not None and (found := sha256_of_file(path)) != sha256.lower():
             raise CheckpointError(
                 f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
                 "it again, or take the card of this file"
             )
-        mapped = zipfile.is_zipfile(path)
-        loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # what it warns of, it then refuses
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} {_why_refused(error)}") from error
+        raise CheckpointError(f"{path} {_why_refused(path, error)}") from error
     except OSError as error:
         reason = error.strerror or _first_line(error)
         raise CheckpointError(
@@ -126,7 +127,7 @@ _TORN = (
 """What torch raises for a file that is cut short, or is something else."""
 
 
-def _check_start(path: Path) -> None:
+def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(512).lstrip()
     if not start:
@@ -136,6 +137,10 @@ def _check_start(path: Path) -> None:
             f"{path} is a web page, expected a checkpoint: the download met a login, confirmation "
             "or error page. Open the address in a browser and save the file itself"
         )
+    whole_zip = zipfile.is_zipfile(path)
+    if start.startswith(b"PK") and not whole_zip:  # a zip's table of contents is at its end
+        raise CheckpointError(f"{path} is torn, its end is missing: download it again")
+    return whole_zip
 
 
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
@@ -152,15 +157,17 @@ def _tensors(path: Path, found: object) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in found.items()}
 
 
-def _why_refused(error: Exception) -> str:
+def _why_refused(path: Path, error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if named or "Unsupported operand" in str(error):
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == b"\x80"
+    if named or is_pickle:
         name = f" (it names {named[1]})" if named else ""
         return (
             f"would run code when loaded{name} and was refused, expected tensors only: "
             "take a plain state dict from a source you trust"
         )
-    return _say_torn(error)
+    return "is no checkpoint, expected a file written by torch.save: download or fit it again"
 
 
 def _say_torn(error: Exception) -> str:
