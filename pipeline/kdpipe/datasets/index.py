@@ -135,8 +135,8 @@ def run(
     """
     card = replace(card, name=check_name(name or card.name))
     path = layout.rows_path(card.name)
-    listed = _list(card, root, limit)
     known = _before(path, card)
+    listed = _list(card, root, limit)
     before = [Row(**values) for values in known.table.to_pylist()] if known else []
     gone = [number for number, row in enumerate(before) if row.id not in listed]
     if gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -152,6 +153,26 @@ def test_an_interrupted_or_failed_index_keeps_what_was_there(
     assert not list(Path.cwd().rglob("*.*"))
 
 
+def test_a_full_disk_leaves_the_rows_of_last_time(
+    root: Path, pair: Pair, nyu: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(root, pair, range(1))
+    index(nyu, root)
+    before = layout.rows_path("toy").read_bytes()
+
+    def fill_up(_table: object, half: Path) -> None:
+        half.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", fill_up)
+    fill(root, pair, range(2))
+    with pytest.raises(OSError, match="No space left"):
+        index(nyu, root)
+
+    (only,) = layout.rows_path("toy").parent.iterdir()
+    assert only.read_bytes() == before
+
+
 def break_truth_size(root: Path) -> None:
     Image.fromarray(np.full((5, 8), 9, np.uint16)).save(root / "d1.png")
 
@@ -250,6 +271,7 @@ def test_what_this_user_may_not_read_is_said(
             Image.new("RGB", (8, 6)).save(root / f"{number}.png")
             Image.fromarray(np.full((6, 8), 900, np.uint16)).save(root / f"d{number}.png")
         (root / "train.txt").write_text("0.png d0.png 5\n1.png d1.png 5")
+        index(nyu, root, name="warm")  # the other user may not read Python's own files either
         sub = root / "sub"
         sub.mkdir()
         (sub / "x.png").write_bytes(b"x")
@@ -257,6 +279,7 @@ def test_what_this_user_may_not_read_is_said(
         if what == ".":
             sub.chmod(0)
             card = load_data("folder")
+            load_family(card.family)
         else:
             (root / what).chmod(0)
 
