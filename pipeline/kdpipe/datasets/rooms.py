@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -24,9 +26,13 @@ from kdpipe.cards import DataCard, build, digest_of
 from kdpipe.datasets.render import view, viewpoint
 from kdpipe.datasets.render.room import make_scene
 from kdpipe.datasets.render.shade import Shader
-from kdpipe.datasets.render.view import View
 from kdpipe.errors import CardError, DataError
 from kdpipe.rows import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdpipe.datasets.render.view import View
 
 REVISION = 1
 """Raise it when the pictures change: what was rendered before is rendered again."""
@@ -171,24 +177,28 @@ def _render_scene(options: Options, root: Path, part: str, scene: int) -> None:
     intrinsics = []
     for number, seen in enumerate(render_views(options, part, scene)):
         image, truth, labels = (root / name for name in _names(part, scene, number))
-        colour = PillowImage.fromarray(seen.image)
-        _write(image, lambda p, c=colour: c.save(p, "JPEG", quality=95, subsampling=0))
+        _write(image, _encode(seen.image, "JPEG", quality=95, subsampling=0))
         if part != "pool":
-            codes = PillowImage.fromarray(np.rint(seen.depth / UNIT).astype(np.uint16))
-            classes = PillowImage.fromarray(seen.labels)
-            _write(truth, lambda p, c=codes: c.save(p, "PNG", compress_level=3))
-            _write(labels, lambda p, c=classes: c.save(p, "PNG", compress_level=3))
+            codes = np.rint(seen.depth / UNIT).astype(np.uint16)
+            _write(truth, _encode(codes, "PNG", compress_level=3))
+            _write(labels, _encode(seen.labels, "PNG", compress_level=3))
         camera = seen.camera
         intrinsics.append([camera.fx, camera.fy, camera.cx, camera.cy])
     about = json.dumps({"recipe": options.recipe, "intrinsics": intrinsics})
-    _write(marker, lambda p: p.write_text(about, encoding="utf-8"))
+    _write(marker, about.encode())
 
 
-def _write(path: Path, save: Callable[[Path], object]) -> None:
+def _encode(picture: NDArray[np.uint8] | NDArray[np.uint16], kind: str, **settings: int) -> bytes:
+    buffer = BytesIO()
+    PillowImage.fromarray(picture).save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     """Whole or not at all, also when two processes write the same file."""
     half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save(half)
+        half.write_bytes(content)
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kdpipe.datasets.render.surfaces import Array
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdpipe.datasets.render.surfaces import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +52,29 @@ class Grid:
         return x.astype(np.float32), y.astype(np.float32)
 
 
-def look(
-    position: Array, yaw: float, pitch: float, roll: float, intrinsics: tuple[float, ...]
-) -> Camera:
+def axes(yaw: Array, pitch: Array, roll: float) -> Array:
+    """Axes (..., 3, 3) of cameras: rows forward, right, down.
+
+    Args:
+        yaw: of the view, from east towards north (...) [rad].
+        pitch: upwards (...) [rad].
+        roll: clockwise turn of the camera [rad].
+    """
+    cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    forward = np.stack([cp * cy, cp * sy, sp], -1)
+    level = np.stack([sy, -cy, np.zeros_like(cy)], -1)
+    below = np.stack([sp * cy, sp * sy, -cp], -1)
+    right = np.cos(roll) * level + np.sin(roll) * below
+    down = np.cos(roll) * below - np.sin(roll) * level
+    return np.stack([forward, right, down], -2)
+
+
+def look(position: Array, turned: Array, intrinsics: tuple[float, float, float, float]) -> Camera:
     """Points a camera.
 
     Args:
         position: (3,) [m].
-        yaw: of the view, from east towards north [rad].
-        pitch: upwards [rad].
-        roll: clockwise turn of the camera [rad].
+        turned: (3, 3), from `axes`.
         intrinsics: fx, fy, cx, cy [pixels].
     """
-    forward = np.array([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)])
-    level = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
-    below = np.cross(forward, level)
-    right = np.cos(roll) * level + np.sin(roll) * below
-    down = np.cos(roll) * below - np.sin(roll) * level
-    return Camera(position, right, down, forward, *intrinsics)
+    return Camera(position, turned[1], turned[2], turned[0], *intrinsics)

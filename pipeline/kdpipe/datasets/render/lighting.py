@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdpipe.datasets.render.camera import Camera, Grid
 from kdpipe.datasets.render.raycast import cast
-from kdpipe.datasets.render.scene import Light, Scene, Sun
-from kdpipe.datasets.render.surfaces import Array
+
+if TYPE_CHECKING:
+    from kdpipe.datasets.render.scene import Light, Scene, Sun
+    from kdpipe.datasets.render.surfaces import Array
 
 Floats = NDArray[np.float32]
 
@@ -20,17 +23,9 @@ _SIDE = 320
 _RIM = 4
 """Empty texels around it: what lies outside is lit."""
 
-_TAPS = (
-    (-0.4, -0.9),
-    (0.9, -0.4),
-    (0.4, 0.9),
-    (-0.9, 0.4),
-    (0.1, -0.1),
-    (1.6, 1.2),
-    (-1.3, 1.5),
-    (-1.4, -1.3),
-)
-"""Where a shadow is looked up, in units of the softness."""
+_WIDE = ((0, 0), (1, -2), (2, 1), (-1, 2), (-2, -1), (3, -1), (1, 3), (-3, 1), (-1, -3))
+_NARROW = ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1))
+"""Texels at which a shadow is looked up: a large source, a small one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ class ShadowMap:
     camera: Camera
     inverse: Floats
     """Flat, (_SIDE + 2 _RIM)^2 [1/m]."""
-    softness: float
-    """Radius of the look-ups [texels]."""
+    taps: tuple[tuple[int, int], ...]
+    """Offsets of the look-ups [texels]."""
 
     def lit(self, x: Floats, y: Floats, z: Floats) -> Floats:
         """Part of the light (N,) that reaches the points, 0..1."""
@@ -51,22 +46,23 @@ class ShadowMap:
             dx * np.float32(v[0]) + dy * np.float32(v[1]) + dz * np.float32(v[2])
             for v in (camera.forward, camera.right, camera.down)
         )
-        np.maximum(forward, 1e-3, out=forward)
-        column = right / forward * np.float32(camera.fx) + np.float32(camera.cx + _RIM + 0.5)
-        row = down / forward * np.float32(camera.fy) + np.float32(camera.cy + _RIM + 0.5)
+        inverse = 1 / np.maximum(forward, np.float32(1e-3))
         side = _SIDE + 2 * _RIM
-        limit = 1 / (forward * np.float32(0.992))  # a caster must be this much nearer
-        np.clip(column, 2.5, side - 3.5, out=column)
-        np.clip(row, 2.5, side - 3.5, out=row)
-        total = np.zeros_like(forward)
-        for right_by, down_by in _TAPS:
-            c = (column + np.float32(right_by * self.softness)).astype(np.int32)
-            r = (row + np.float32(down_by * self.softness)).astype(np.int32)
-            r *= side
-            r += c
-            total += np.take(self.inverse, r) < limit
-        total *= np.float32(1 / len(_TAPS))
-        return total
+        at = np.zeros(len(x), np.int32)
+        for across, f, middle, stride in (
+            (right, camera.fx, camera.cx, 1),
+            (down, camera.fy, camera.cy, side),
+        ):
+            across *= inverse
+            across *= np.float32(f)
+            across += np.float32(middle + _RIM + 0.5)
+            np.clip(across, _RIM - 1, side - _RIM, out=across)
+            at += across.astype(np.int32) * np.int32(stride)
+        inverse *= np.float32(1.008)  # a caster must be this much nearer
+        passed = np.zeros(len(x), np.int8)
+        for right_by, down_by in self.taps:
+            passed += np.take(self.inverse, at + np.int32(down_by * side + right_by)) < inverse
+        return passed * np.float32(1 / len(self.taps))
 
 
 def shadow_map(scene: Scene, light: Light) -> ShadowMap:
@@ -75,7 +71,7 @@ def shadow_map(scene: Scene, light: Light) -> ShadowMap:
         camera = _over_floor(scene, light.position)
     else:
         camera = _aimed(light.position, light.facing, np.tan(np.radians(64)))
-    return _map(scene, camera, 1.3 if light.facing is None else 1.5)
+    return _map(scene, camera, _WIDE)
 
 
 def sun_map(scene: Scene, sun: Sun) -> ShadowMap:
@@ -83,13 +79,13 @@ def sun_map(scene: Scene, sun: Sun) -> ShadowMap:
     middle = np.array(scene.size) / 2
     radius = float(np.sqrt((middle**2).sum()))
     away = 60.0
-    return _map(scene, _aimed(middle + away * sun.towards, -sun.towards, radius / away), 0.8)
+    return _map(scene, _aimed(middle + away * sun.towards, -sun.towards, radius / away), _NARROW)
 
 
-def _map(scene: Scene, camera: Camera, softness: float) -> ShadowMap:
+def _map(scene: Scene, camera: Camera, taps: tuple[tuple[int, int], ...]) -> ShadowMap:
     grid = Grid(_SIDE, _SIDE)
     inverse, _ = cast(scene.quads, scene.rounds, camera, grid, casters_only=True)
-    return ShadowMap(camera, np.pad(inverse, _RIM).ravel(), softness)
+    return ShadowMap(camera, np.pad(inverse, _RIM).ravel(), taps)
 
 
 def _over_floor(scene: Scene, position: Array) -> Camera:

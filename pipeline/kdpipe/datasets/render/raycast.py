@@ -7,11 +7,15 @@ in the image; a buffer of inverse depth keeps the nearest. Nothing is approximat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from kdpipe.datasets.render.camera import Camera, Grid
-from kdpipe.datasets.render.surfaces import Array, Quads, Rounds
+if TYPE_CHECKING:
+    from kdpipe.datasets.render.camera import Camera, Grid
+    from kdpipe.datasets.render.surfaces import Array, Quads, Rounds
 
 NOTHING = 0xFFFF
 """Number of "no surface"."""
@@ -21,6 +25,10 @@ _NEAR = 0.02
 
 _EDGE = -2e-6
 """Slack of the inside test, so that two faces that share an edge leave no crack."""
+
+_POLYGON = ((0, 1), (1, 2), (2, 3), (3, 0))
+_BOX = tuple((i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit)
+"""Edges, as pairs of corners; corner i of a box is on the far side of axis k where bit k is set."""
 
 Floats = NDArray[np.float32]
 
@@ -63,30 +71,31 @@ def _cast_quads(
     edges = quads.size[:, :, None] * np.stack([quads.along, quads.across], 1)
     far = to_corner + edges[:, 0]
     corners = np.stack([to_corner, far, far + edges[:, 1], to_corner + edges[:, 1]], 1)
-    boxes = _bounds(_on_axes(corners, camera), camera, grid)
+    boxes = _bounds(_on_axes(corners, camera), _POLYGON, camera, grid)
     seen &= (boxes[:, 0] < boxes[:, 1]) & (boxes[:, 2] < boxes[:, 3])
 
     x, y = grid.directions(camera)
     planes = np.stack([w, u, v], 1).tolist()
     spans = boxes.tolist()
-    discs = quads.is_disc.tolist()
+    is_disc, is_shell = quads.is_disc.tolist(), quads.is_shell.tolist()
     for number in np.flatnonzero(seen).tolist():
         left, right, top, bottom = spans[number]
         rows, columns = slice(top, bottom), slice(left, right)
         xs, ys = x[columns], y[rows, None]
         (w0, w1, w2), (u0, u1, u2), (v0, v1, v2) = planes[number]
         nearer = xs * w1 + (w0 + ys * w2)
-        first = xs * u1 + (u0 + ys * u2)
-        second = xs * v1 + (v0 + ys * v2)
-        if discs[number]:
-            half = nearer * 0.5
-            inside = half * half - (first - half) ** 2 - (second - half) ** 2
-        else:
-            inside = np.minimum(first, nearer - first)
-            np.minimum(inside, second, out=inside)
-            np.minimum(inside, nearer - second, out=inside)
-        wins = inside >= _EDGE
-        wins &= nearer > inverse[rows, columns]
+        wins = nearer > inverse[rows, columns]
+        if not is_shell[number]:  # else the nearest plane is the one that is hit
+            inside = xs * u1 + (u0 + ys * u2)
+            second = xs * v1 + (v0 + ys * v2)
+            if is_disc[number]:
+                half = nearer * 0.5
+                inside = half * half - (inside - half) ** 2 - (second - half) ** 2
+            else:
+                np.minimum(inside, nearer - inside, out=inside)
+                np.minimum(inside, second, out=inside)
+                np.minimum(inside, np.subtract(nearer, second, out=second), out=inside)
+            wins &= inside >= _EDGE
         np.copyto(inverse[rows, columns], nearer, where=wins)
         np.copyto(hit[rows, columns], np.uint16(number), where=wins)
 
@@ -101,11 +110,11 @@ def _cast_rounds(
     first_number: int,
 ) -> None:
     x, y = grid.directions(camera)
-    signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], np.float64)
+    signs = np.array([[2.0 * (i >> k & 1) - 1 for k in range(3)] for i in range(8)])
     arms = rounds.axes * rounds.radii[:, :, None]
     offset = rounds.centre - camera.position
     corners = offset[:, None] + np.einsum("sk,mkj->msj", signs, arms)
-    boxes = _bounds(_on_axes(corners, camera), camera, grid, closed=False)
+    boxes = _bounds(_on_axes(corners, camera), _BOX, camera, grid)
     for one, (left, right, top, bottom) in enumerate(boxes.tolist()):
         if left >= right or top >= bottom or (casters_only and not rounds.casts[one]):
             continue
@@ -120,23 +129,37 @@ def _cast_rounds(
 
 
 def _solve(start: Array, slopes: Array, x: Floats, y: Floats, is_cylinder: bool) -> Floats:
-    """1/z of the first hit of the unit sphere (or cylinder, |third| <= 1), 0 for a miss."""
-    ray = [s1 * x + (s0 + s2 * y) for s0, s1, s2 in slopes.tolist()]
-    used = range(2 if is_cylinder else 3)
-    c = float(sum(start[i] ** 2 for i in used)) - 1.0
+    """1/z of the first hit of the unit sphere (or cylinder, |third| <= 1), 0 for a miss.
+
+    A hit at t solves a t^2 + 2 b t + c = 0; 1/t = (-b + sqrt(b^2 - a c)) / c is the larger root's
+    inverse without cancellation. b is affine along the image, and b^2 - a c a quadratic form of
+    (1, X, Y).
+    """
+    used = slice(2 if is_cylinder else 3)
+    c = float((start[used] ** 2).sum()) - 1.0
     if c <= 1e-6:  # the camera is inside
-        return np.zeros_like(ray[0])
-    a, b = np.zeros_like(ray[0]), np.zeros_like(ray[0])
-    for i in used:
-        a += ray[i] * ray[i]
-        b += ray[i] * float(start[i])
-    root = b * b - a * c
-    found = (root > 0) & (b < 0)
-    inverse: Floats = (np.sqrt(np.maximum(root, 0)) - b) * (1.0 / c)
+        return np.zeros((len(y), len(x)), np.float32)
+    along = (start[used, None] * slopes[used]).sum(0)
+    form = along[:, None] * along - c * (slopes[used, :, None] * slopes[used, None]).sum(0)
+    b0, b1, b2 = along.tolist()
+    (f00, f01, f02), (_, f11, f12), (_, _, f22) = form.tolist()
+    root = y * (2 * f12) + (x * f11 + 2 * f01)
+    root *= x
+    root += y * (y * f22 + 2 * f02) + f00
+    b = x * b1 + (y * b2 + b0)
+    found = root > 0
+    found &= b < 0
+    np.maximum(root, 0, out=root)
+    inverse: Floats = np.sqrt(root, out=root)
+    inverse -= b
+    inverse *= 1.0 / c
     if is_cylinder:  # |start + ray / inverse| <= 1
-        found &= np.abs(float(start[2]) * inverse + ray[2]) <= inverse
+        s0, s1, s2 = slopes[2].tolist()
+        high = x * s1 + (y * s2 + s0)
+        high += inverse * float(start[2])
+        found &= np.abs(high, out=high) <= inverse
     found &= inverse < 1 / _NEAR
-    inverse[~found] = 0
+    inverse *= found
     return inverse
 
 
@@ -146,43 +169,33 @@ def _on_axes(vectors: Array, camera: Camera) -> Array:
     return parts
 
 
-def _bounds(corners: Array, camera: Camera, grid: Grid, *, closed: bool = True) -> NDArray[np.intp]:
+def _bounds(
+    corners: Array, edges: Sequence[tuple[int, int]], camera: Camera, grid: Grid
+) -> NDArray[np.intp]:
     """Bounding boxes (N, 4) left, right, top, bottom, in grid steps, ends excluded.
 
     Args:
-        corners: (N, C, 3) along forward, right, down [m].
+        corners: of polygons or polyhedra, (N, C, 3) along forward, right, down [m].
+        edges: pairs of corners; they are cut where they come too near.
         camera: gives the projection.
         grid: gives the steps and the limits.
-        closed: the corners are a polygon's, in order, and it is clipped where it comes too near;
-            else all that comes too near gets the whole grid.
     """
     z = corners[..., 0]
-    front = z > _NEAR
-    points, valid = corners, front
-    if closed and not front.all():
-        after = np.roll(corners, -1, 1)
-        crosses = front != np.roll(front, -1, 1)
-        step = np.where(crosses, after[..., 0] - z, 1.0)
-        part = ((_NEAR - z) / step)[..., None]
-        points = np.concatenate([corners, corners + part * (after - corners)], 1)
-        valid = np.concatenate([front, crosses], 1)
+    valid = z > _NEAR
+    points = corners
+    if not valid.all():
+        one, other = ([pair[i] for pair in edges] for i in (0, 1))
+        crosses = valid[:, one] != valid[:, other]
+        step = np.where(crosses, z[:, other] - z[:, one], 1.0)
+        part = ((_NEAR - z[:, one]) / step)[..., None]
+        cuts = corners[:, one] + part * (corners[:, other] - corners[:, one])
+        points = np.concatenate([corners, cuts], 1)
+        valid = np.concatenate([valid, crosses], 1)
     depth = np.where(valid, points[..., 0], 1.0)
-    column = (points[..., 1] / depth * camera.fx + camera.cx - grid.first) / grid.step
-    row = (points[..., 2] / depth * camera.fy + camera.cy - grid.first) / grid.step
-    box = np.stack(
-        [
-            np.where(valid, column, np.inf).min(1),
-            np.where(valid, column, -np.inf).max(1) + 1,
-            np.where(valid, row, np.inf).min(1),
-            np.where(valid, row, -np.inf).max(1) + 1,
-        ],
-        1,
-    )
-    limits = np.array([grid.columns, grid.columns, grid.rows, grid.rows])
-    if not closed:
-        near = ~front.all(1) & front.any(1)
-        box[near] = [0, grid.columns, 0, grid.rows]
-    box[~valid.any(1)] = 0
-    box[:, 0::2] = np.ceil(box[:, 0::2] - 1e-3)
-    box[:, 1::2] = np.floor(box[:, 1::2] + 1e-3)
+    box = np.zeros((len(corners), 4))
+    for k, (f, middle) in enumerate(((camera.fx, camera.cx), (camera.fy, camera.cy))):
+        at = (points[..., k + 1] / depth * f + middle - grid.first) / grid.step
+        box[:, 2 * k] = np.ceil(np.where(valid, at, np.inf).min(1) - 1e-3)
+        box[:, 2 * k + 1] = np.floor(np.where(valid, at, -np.inf).max(1) + 1e-3) + 1
+    limits = [grid.columns, grid.columns, grid.rows, grid.rows]
     return np.clip(box, 0, limits).astype(np.intp)

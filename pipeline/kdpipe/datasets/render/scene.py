@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kdpipe.datasets.render.surfaces import Array, Quads, Rounds
 from kdpipe.datasets.render.textures import bank
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdpipe.datasets.render.surfaces import Array, Quads, Rounds
 
 Colour: TypeAlias = tuple[float, float, float]
 """sRGB, 0..1."""

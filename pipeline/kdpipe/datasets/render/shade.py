@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdpipe.datasets.render.camera import Camera
 from kdpipe.datasets.render.lighting import ShadowMap, shadow_map, sun_map
-from kdpipe.datasets.render.scene import Opening, Scene, Sun
 from kdpipe.datasets.render.textures import LEVELS, SIDE, bank
 
+if TYPE_CHECKING:
+    from kdpipe.datasets.render.camera import Camera
+    from kdpipe.datasets.render.scene import Opening, Scene, Sun
+
 Floats = NDArray[np.float32]
-_CHUNK = 12_288
+_CHUNK = 24_576
 """Samples shaded at once: their arrays stay in the processor's cache."""
+
+_CELL = 0.03
+"""Side of a cell of the floor's occlusion map [m]."""
+
+_FAINT = np.float32(2e-3)
+"""Light weaker than this, of a lamp of unit power, needs no shadow."""
 
 
 @dataclass(slots=True)
@@ -42,6 +51,7 @@ class Shader:
         self._lamps = [(x, shadow_map(scene, x) if x.casts else None) for x in scene.lights]
         self._sun = None if scene.sun is None else (scene.sun, sun_map(scene, scene.sun))
 
+        self._floor = _under_furniture(scene)
         metres = materials.metres[quads.material][:, None]
         per_metre = 1 / np.where(metres > 0, metres, quads.size)
         phase = np.arange(len(metres))[:, None] * np.array([0.618034, 0.754878]) % 1
@@ -64,7 +74,7 @@ class Shader:
     def colour(
         self, camera: Camera, x: Floats, y: Floats, inverse: Floats, hit: NDArray[np.uint16]
     ) -> Floats:
-        """Light (N, 3) that reaches the camera along N rays.
+        """Light (3, N) that reaches the camera along N rays.
 
         Args:
             camera: the view.
@@ -73,12 +83,12 @@ class Shader:
             inverse: 1/z of the hits (N,) [1/m].
             hit: the surfaces' numbers (N,).
         """
-        light = np.empty((len(x), 3), np.float32)
+        light = np.empty((3, len(x)), np.float32)
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
             samples = self._locate(camera, x[part], y[part], inverse[part], hit[part])
             for channel, values in enumerate(self._shade(samples)):
-                light[part, channel] = values
+                light[channel, part] = values
         return light
 
     def _locate(
@@ -148,29 +158,39 @@ class Shader:
         lifted = [
             p + n * np.float32(0.025) for p, n in zip(samples.position, samples.normal, strict=True)
         ]
+        ahead = 2 * _dot(samples.normal, samples.towards)
+        mirrored = [n * ahead - t for n, t in zip(samples.normal, samples.towards, strict=True)]
         for light, shadows in self._lamps:
             to_light = [
                 np.float32(c) - p for c, p in zip(light.position, samples.position, strict=True)
             ]
             square = _dot(to_light, to_light)
             near = 1 / np.sqrt(square)
-            cosine = np.maximum(_dot(to_light, samples.normal) * near, 0)
-            strength = 1 / (square + np.float32(light.softness))
+            cosine = _dot(to_light, samples.normal)
+            cosine *= near
+            np.maximum(cosine, 0, out=cosine)
+            square += np.float32(light.softness)
+            strength = 1 / square
             if light.facing is not None:
-                ahead = _dot(to_light, [np.float32(-c) for c in light.facing]) * near
-                strength *= np.maximum(ahead, 0.0)
+                axis = int(np.abs(light.facing).argmax())  # windows face along x or y
+                frontal = to_light[axis] * np.float32(-light.facing[axis])
+                frontal *= near
+                strength *= np.maximum(frontal, 0, out=frontal)
             if shadows is not None:
-                strength *= shadows.lit(*lifted)
-            half = [a * near + b for a, b in zip(to_light, samples.towards, strict=True)]
-            mirror = np.maximum(_dot(half, samples.normal), 0) / np.sqrt(_dot(half, half) + 1e-6)
-            lobe = mirror**2
-            for _ in range(5):
-                lobe = lobe * lobe
-            lobe *= strength * gloss
+                some = np.flatnonzero(strength * cosine > _FAINT)
+                strength[some] *= shadows.lit(*(np.take(p, some) for p in lifted))
+                lobe = _dot(mirrored, to_light)
+                lobe *= near
+                np.maximum(lobe, 0, out=lobe)
+                for _ in range(5):
+                    lobe *= lobe
+                lobe *= gloss
+                lobe *= strength
+                for i in range(3):
+                    shine[i] = shine[i] + lobe * np.float32(light.power[i])
             strength *= cosine
             for i in range(3):
                 received[i] += strength * np.float32(light.power[i])
-                shine[i] = shine[i] + lobe * np.float32(light.power[i])
         if self._sun is not None:
             direct = _sunlight(samples, lifted, self._scene.openings, *self._sun)
             for i in range(3):
@@ -187,14 +207,22 @@ class Shader:
             away = np.minimum(p, np.float32(length) - p)
             open_part *= 1 - (0.45 - 0.45 * np.abs(n)) * np.exp(np.float32(-4.5) * away)
         floor = np.flatnonzero((z < 0.04) & (normal[2] > 0.7))
-        if len(floor):
-            fx, fy, covered = x[floor], y[floor], np.ones(len(floor), np.float32)
-            for x0, x1, y0, y1 in self._scene.footprints.tolist():
-                dx = np.maximum(np.abs(fx - (x0 + x1) / 2) - (x1 - x0) / 2, 0)
-                dy = np.maximum(np.abs(fy - (y0 + y1) / 2) - (y1 - y0) / 2, 0)
-                covered *= 1 - 0.5 * np.exp(-7 * np.sqrt(dx * dx + dy * dy))
-            open_part[floor] *= covered
+        column = (np.take(x, floor) * np.float32(1 / _CELL)).astype(np.int32)
+        row = (np.take(y, floor) * np.float32(1 / _CELL)).astype(np.int32)
+        open_part[floor] *= np.take(self._floor, row * self._floor.shape[1] + column, mode="clip")
         return [open_part * np.float32(c) for c in self._scene.ambient]
+
+
+def _under_furniture(scene: Scene) -> Floats:
+    """Part of the light from everywhere that the floor gets, by cell of _CELL: rows are y."""
+    x = (np.arange(int(scene.size[0] / _CELL) + 1, dtype=np.float32) + 0.5) * np.float32(_CELL)
+    y = (np.arange(int(scene.size[1] / _CELL) + 1, dtype=np.float32) + 0.5) * np.float32(_CELL)
+    covered = np.ones((len(y), len(x)), np.float32)
+    for x0, x1, y0, y1 in scene.footprints.tolist():
+        dx = np.maximum(np.abs(x - (x0 + x1) / 2) - (x1 - x0) / 2, 0)
+        dy = np.maximum(np.abs(y - (y0 + y1) / 2) - (y1 - y0) / 2, 0)
+        covered *= 1 - 0.5 * np.exp(-7 * np.sqrt(dx * dx + (dy * dy)[:, None]))
+    return covered
 
 
 def _sunlight(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.random import Generator
 
-from kdpipe.datasets.render.scene import Colour, MaterialBook
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from kdpipe.datasets.render.scene import Colour, MaterialBook
 
 _WOODS: tuple[tuple[Colour, Colour], ...] = (
     ((0.16, 0.09, 0.05), (0.36, 0.22, 0.13)),
@@ -18,7 +21,7 @@ _WOODS: tuple[tuple[Colour, Colour], ...] = (
     ((0.30, 0.12, 0.07), (0.56, 0.27, 0.16)),
     ((0.34, 0.31, 0.28), (0.60, 0.56, 0.51)),
 )
-_WALLPAPERS = ("stripes", "damask", "diamonds", "floral")
+_WALLPAPERS = ("stripes", "damask", "diamonds", "floral", "dots")
 _FLOORS = (
     "planks",
     "narrow-planks",
@@ -26,7 +29,6 @@ _FLOORS = (
     "tiles",
     "bond-tiles",
     "checker",
-    "hexagons",
     "carpet",
 )
 _FABRICS = ("weave", "weave", "plaid", "stripes", "floral", "carpet")
@@ -88,8 +90,8 @@ def draw(rng: Generator, book: MaterialBook, daylight: float) -> Style:
         book: takes them.
         daylight: brightness of what is seen through the windows.
     """
-    plain = shades(tone(rng, (0.02, 0.35), (0.6, 0.95)), 0.93, 1.03)
-    feature = shades(tone(rng, (0.1, 0.6), (0.35, 0.9)), 0.8, 1.1)
+    plain = shades(tone(rng, (0.02, 0.2), (0.62, 0.93)), 0.93, 1.03)
+    feature = shades(tone(rng, (0.08, 0.45), (0.35, 0.85)), 0.8, 1.1)
     wall = book.add("plaster", plain, metres=2.5)
     kind = rng.random()
     if kind < 0.45:
@@ -122,7 +124,7 @@ def draw(rng: Generator, book: MaterialBook, daylight: float) -> Style:
         woods=tuple(woods),
         lacquers=(
             white,
-            book.add("flat", shades(tone(rng, (0.1, 0.6), (0.3, 0.9)), 0.95, 1.05), gloss=0.05),
+            book.add("flat", shades(tone(rng, (0.05, 0.45), (0.3, 0.85)), 0.95, 1.05), gloss=0.05),
             book.add("flat", shades(tone(rng, (0.0, 0.2), (0.12, 0.4)), 0.9, 1.1), gloss=0.06),
         ),
         fabrics=tuple(_fabric(rng, book) for _ in range(4)),
@@ -161,11 +163,11 @@ def draw(rng: Generator, book: MaterialBook, daylight: float) -> Style:
             for i in range(2)
         ),
         pottery=tuple(
-            book.add("flat", shades(tone(rng, (0.1, 0.7), (0.3, 0.95)), 0.9, 1.1), gloss=0.15)
+            book.add("flat", shades(tone(rng, (0.05, 0.6), (0.3, 0.92)), 0.9, 1.1), gloss=0.15)
             for _ in range(2)
         ),
         colours=tuple(
-            book.add("flat", shades(tone(rng, (0.3, 0.9), (0.25, 0.9)), 0.9, 1.1), gloss=0.04)
+            book.add("flat", shades(tone(rng, (0.15, 0.75), (0.2, 0.85)), 0.9, 1.1), gloss=0.04)
             for _ in range(6)
         ),
         spines=tuple(_spines(rng, book, i) for i in range(3)),
@@ -199,22 +201,22 @@ def _door(rng: Generator) -> tuple[Colour, Colour]:
 
 
 def _fabric(rng: Generator, book: MaterialBook) -> int:
-    colour = tone(rng, (0.05, 0.75), (0.2, 0.85))
+    colour = tone(rng, (0.05, 0.6), (0.2, 0.8))
     tile = str(rng.choice(_FABRICS))
     return book.add(tile, shades(colour, 0.7, 1.15), metres=rng.uniform(0.4, 0.9))
 
 
 def _rug(rng: Generator, book: MaterialBook) -> int:
-    base, second = tone(rng, (0.3, 0.8), (0.2, 0.6)), tone(rng, (0.1, 0.5), (0.6, 0.95))
+    base, second = tone(rng, (0.2, 0.7), (0.2, 0.55)), tone(rng, (0.1, 0.5), (0.6, 0.95))
     return book.add(
-        str(rng.choice(("rug", "rug", "stripes", "diamonds"))),
+        str(rng.choice(("rug", "rug", "stripes", "diamonds", "dots"))),
         [shades(base, 0.6, 1)[0], base, second],
         metres=0.0,
     )
 
 
 def _spines(rng: Generator, book: MaterialBook, number: int) -> int:
-    colours = [tone(rng, (0.1, 0.8), (0.15, 0.9)) for _ in range(9)]
+    colours = [tone(rng, (0.05, 0.7), (0.12, 0.8)) for _ in range(9)]
     return book.add(f"spines-{number}", [(0.03, 0.03, 0.03), *colours], metres=0.85)
 
 

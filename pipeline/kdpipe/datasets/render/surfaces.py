@@ -68,6 +68,8 @@ class Quads:
     size: Array
     """(N, 2) lengths of the edges [m]."""
     is_disc: NDArray[np.bool_]
+    is_shell: NDArray[np.bool_]
+    """A face of the room itself: nothing is behind it, so its whole plane may count."""
     casts: NDArray[np.bool_]
     """Whether it throws shadows."""
     material: NDArray[np.intp]
@@ -99,26 +101,33 @@ class Rounds:
 class Builder:
     """Collects surfaces. `material` is an index into the scene's list, `label` one of NYU-13."""
 
-    _quads: list[tuple[Array, Array, Array, float, float, bool, bool, int, int]] = field(
-        default_factory=list
-    )
+    _poses: list[Pose] = field(default_factory=list)
+    _corners: list[tuple[float, ...]] = field(default_factory=list)
+    """Of each rectangle, in its pose: corner, first edge, second edge (9 numbers)."""
+    _kinds: list[tuple[bool, bool, bool, int, int]] = field(default_factory=list)
+    """is_disc, is_shell, casts, material, label of each rectangle."""
     _rounds: list[tuple[Array, Array, Point, bool, bool, int, int]] = field(default_factory=list)
 
     def quad(
         self,
-        corner: Array,
-        along: Array,
-        across: Array,
+        corner: Point,
+        along: Point,
+        across: Point,
         material: int,
         label: int,
         *,
+        at: Pose = HERE,
         casts: bool = True,
         is_disc: bool = False,
+        is_shell: bool = False,
     ) -> None:
-        """Adds the rectangle corner, corner + along, corner + across (world) [m]."""
-        length, width = float(np.sqrt((along**2).sum())), float(np.sqrt((across**2).sum()))
-        entry = (corner, along / length, across / width, length, width, is_disc, casts)
-        self._quads.append((*entry, material, label))
+        """Adds the rectangle corner, corner + along, corner + across in the frame `at` [m].
+
+        It is seen from the side to which along x across points.
+        """
+        self._poses.append(at)
+        self._corners.append((*corner, *along, *across))
+        self._kinds.append((is_disc, is_shell, casts, material, label))
 
     def box(
         self,
@@ -133,13 +142,18 @@ class Builder:
         casts: bool = True,
     ) -> None:
         """Adds the faces of a box given by its spans in the frame `at` [m]."""
-        low = np.array([x[0], y[0], z[0]])
-        size = np.array([x[1] - x[0], y[1] - y[0], z[1] - z[0]])
+        dx, dy, dz = x[1] - x[0], y[1] - y[0], z[1] - z[0]
         for face in faces:
-            corner, first, second = _FACES[face]
-            along = (at.turn * (size * first)).sum(1)
-            across = (at.turn * (size * second)).sum(1)
-            self.quad(at(low + size * corner), along, across, material, label, casts=casts)
+            (cx, cy, cz), (ux, uy, uz), (vx, vy, vz) = _FACES[face]
+            self.quad(
+                (x[0] + dx * cx, y[0] + dy * cy, z[0] + dz * cz),
+                (dx * ux, dy * uy, dz * uz),
+                (dx * vx, dy * vy, dz * vz),
+                material,
+                label,
+                at=at,
+                casts=casts,
+            )
 
     def ellipsoid(
         self, centre: Point, radii: Point, material: int, label: int, *, at: Pose = HERE
@@ -175,23 +189,26 @@ class Builder:
         radii = (radius, radius, (z[1] - z[0]) / 2)
         self._rounds.append((middle, at.turn.T, radii, True, casts, material, label))
         lid = material if top is None else top
-        across = 2 * radius
-        for height, first, second in ((z[1], 0, 1), (z[0], 1, 0)):
-            corner = at((centre[0] - radius, centre[1] - radius, height))
-            edges = at.turn[:, first] * across, at.turn[:, second] * across
-            self.quad(corner, *edges, lid, label, casts=casts, is_disc=True)
+        east, north = (2 * radius, 0.0, 0.0), (0.0, 2 * radius, 0.0)
+        for height, first, second in ((z[1], east, north), (z[0], north, east)):
+            corner = (centre[0] - radius, centre[1] - radius, height)
+            self.quad(corner, first, second, lid, label, at=at, casts=casts, is_disc=True)
 
     def quads(self) -> Quads:
         """All rectangles and discs so far."""
-        corner, along, across, length, width, is_disc, casts, material, label = zip(
-            *self._quads, strict=True
-        )
+        turn = np.stack([at.turn for at in self._poses])
+        shift = np.stack([at.shift for at in self._poses])
+        local = np.array(self._corners).reshape(-1, 3, 3)
+        world = np.einsum("nij,nkj->nki", turn, local)
+        size = np.sqrt((world[:, 1:] ** 2).sum(-1))
+        is_disc, is_shell, casts, material, label = zip(*self._kinds, strict=True)
         return Quads(
-            np.array(corner),
-            np.array(along),
-            np.array(across),
-            np.array([length, width]).T,
+            world[:, 0] + shift,
+            world[:, 1] / size[:, :1],
+            world[:, 2] / size[:, 1:],
+            size,
             np.array(is_disc, bool),
+            np.array(is_shell, bool),
             np.array(casts, bool),
             np.array(material, np.intp),
             np.array(label, np.uint8),

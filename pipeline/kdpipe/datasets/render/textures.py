@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 SIDE = 256
 """Texels along a tile."""
@@ -201,7 +204,7 @@ def _marble(rng: Generator) -> Tile:
     return 1 - 0.8 * np.exp(-14 * veins) - 0.2 * noise(rng, 4, 4)
 
 
-def _hexagons(rng: Generator) -> Tile:
+def _dots(rng: Generator) -> Tile:
     x, y = 8 * _COLUMN, 4 * _ROW
     wave = (
         np.cos(2 * np.pi * y) * 0.5 + np.cos(np.pi * (x + y)) * 0.5 + np.cos(np.pi * (x - y)) * 0.5
@@ -218,7 +221,7 @@ def _spines(rng: Generator) -> Tile:
     band = np.abs(_ROW - rng.uniform(0.2, 0.8, 35)[book]) < 0.05
     tile = np.where(band, 1 - tone, tone)
     gap = np.abs(_COLUMN[..., None] - ends).min(-1) < 0.003
-    return np.where(gap | (_ROW > height), 0.0, tile)
+    return np.where(gap | (height < _ROW), 0.0, tile)
 
 
 def _picture(rng: Generator) -> Tile:
@@ -228,7 +231,7 @@ def _picture(rng: Generator) -> Tile:
         tile = 0.95 - 0.35 * (1 - _ROW)
         for level, tone in ((0.6, 0.6), (0.42, 0.4), (0.25, 0.15)):
             ridge = level + 0.25 * (noise(rng, 1, 3, 5)[0] - 0.5)
-            tile = np.where(_ROW < ridge, tone + 0.15 * noise(rng, 8, 8), tile)
+            tile = np.where(ridge > _ROW, tone + 0.15 * noise(rng, 8, 8), tile)
         sun = np.hypot(_COLUMN - rng.uniform(0.2, 0.8), _ROW - 0.8) < 0.07
         return np.where(sun, 1.0, tile)
     if kind == 1:
@@ -252,7 +255,7 @@ def _outdoors(rng: Generator) -> Tile:
     sky = 0.82 + 0.18 * noise(rng, 2, 2) * _ROW
     trees = 0.45 + 0.22 * (noise(rng, 1, 5, 6, 0.7)[3] - 0.5)
     leaves = 0.25 + 0.3 * noise(rng, 16, 16, 4, 0.8)
-    tile = np.where(_ROW < trees, leaves, sky)
+    tile = np.where(trees > _ROW, leaves, sky)
     return np.where(_ROW < 0.25, 0.42 + 0.15 * noise(rng, 16, 4), tile)
 
 
@@ -261,7 +264,7 @@ def _door(rng: Generator) -> Tile:
     tile = 0.6 + 0.06 * (noise(rng, 2, 64, 3) - 0.5)
     for x0, x1 in ((0.12, 0.46), (0.54, 0.88)):
         for y0, y1 in ((0.08, 0.42), (0.52, 0.93)):
-            inside = (x0 < _COLUMN) & (_COLUMN < x1) & (y0 < _ROW) & (_ROW < y1)
+            inside = (x0 < _COLUMN) & (x1 > _COLUMN) & (y0 < _ROW) & (y1 > _ROW)
             edge = np.minimum(
                 np.minimum(_COLUMN - x0, x1 - _COLUMN) * 2.2, np.minimum(_ROW - y0, y1 - _ROW)
             )
@@ -280,7 +283,7 @@ _MAKERS: dict[str, Callable[[Generator], Tile]] = {
     "tiles": _tiles,
     "bond-tiles": lambda rng: _tiles(rng, 8, 4, 0.5),
     "checker": _checker,
-    "hexagons": _hexagons,
+    "dots": _dots,
     "brick": _brick,
     "carpet": _carpet,
     "rug": _rug,
