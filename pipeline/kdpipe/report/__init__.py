@@ -1,0 +1,150 @@
+"""All that was evaluated as one page of Markdown with pictures, and the same numbers as files.
+
+index.md (the page) · metrics.json (for `dvc metrics`) · table.csv (every metric of every arm) ·
+curves/<run>.csv (for `dvc plots`) · *.png.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+
+from kdpipe.cards import card_names, load_teacher_card
+from kdpipe.metrics.table import read_summary, write_summary
+from kdpipe.report.board import (
+    Board,
+    StoreCost,
+    read_boards,
+    read_optional,
+    read_store_cost,
+)
+from kdpipe.report.curves import Curve, draw_curves, draw_results, read_curve, write_curve
+from kdpipe.report.page import Section, TeacherNote, page
+from kdpipe.report.pictures import write_sheet
+from kdpipe.report.tables import csv_text, lines_of, metrics_tree
+from kdpipe.store.layout import audit_path, report_dir, store_path, teacher_dir, weights_path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What `run` gives."""
+
+    path: Path
+    """The page."""
+
+    boards: int
+    """Data sets, splits and protocols."""
+
+    runs: int
+    """Teachers and students that are shown."""
+
+
+def run(*, manifests: Path | None = None) -> Report:
+    """Writes artifacts/report anew from all evaluations there are.
+
+    Args:
+        manifests: folder of the cards.
+
+    Raises:
+        DataError: nothing was evaluated yet, or a file that should be shown is torn.
+    """
+    boards = read_boards()
+    folder = report_dir()
+    half = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    stores = [read_store_cost(path) for path in _all(store_path("*", "*"))]
+    notes = {
+        name: _note(name, stores, manifests)
+        for name in sorted({one.teacher for board in boards for one in board.teachers})
+    }
+    parameters = {name: note.parameters for name, note in notes.items()}
+    with mpl.rc_context({"font.family": "DejaVu Sans", "savefig.facecolor": "white"}):
+        sections = [
+            Section(board=board, lines=lines_of(board, parameters), figures=figures, remarks=said)
+            for board in boards
+            for figures, said in [_figures(half, board)]
+        ]
+    lines = [line for section in sections for line in section.lines]
+    audits = [read_summary(path) for path in _all(audit_path("*", "*"))]
+    (half / "index.md").write_text(page(sections, notes, stores, audits), encoding="utf-8")
+    (half / "table.csv").write_text(csv_text(lines), encoding="utf-8")
+    write_summary(half / "metrics.json", metrics_tree(lines))
+    shutil.rmtree(folder, ignore_errors=True)
+    half.rename(folder)
+    runs = sum(len(board.everyone) for board in boards)
+    return Report(path=folder / "index.md", boards=len(boards), runs=runs)
+
+
+def _figures(folder: Path, board: Board) -> tuple[list[tuple[str, str]], list[str]]:
+    """Writes a board's figures: what they show and their names, and what could not be shown."""
+    curves = {one.run: read_curve(one.run) for one in board.everyone if one.kind == "student"}
+    for name, curve in curves.items():
+        if curve:
+            write_curve(folder / "curves" / f"{name}.csv", curve)
+    figures: list[tuple[str, str]] = []
+    said: list[str] = []
+    place = f"{board.data}-{board.split}-{board.protocol}"
+    for student in board.students:
+        figures += _plots(folder, board, student, curves)
+        name = _file(f"sheet-{place}-{student}")
+        remarks = write_sheet(folder / name, board, student)
+        said += remarks
+        if (folder / name).is_file():
+            text = "image, measured depth, teacher and students; below each its relative error"
+            figures.append((f"{student} on {board.data}: {text}", name))
+    return figures, said
+
+
+def _plots(
+    folder: Path, board: Board, student: str, curves: dict[str, Curve]
+) -> list[tuple[str, str]]:
+    place = f"{board.data}-{board.split}-{board.protocol}"
+    results = _file(f"results-{place}-{student}")
+    title = f"{student} on {board.data} ({board.split}, {board.protocol})"
+    draw_results(folder / results, title, board, student)
+    figures = [(f"AbsRel of {student} on {board.data}, a dot a seed", results)]
+    name = _file(f"curves-{place}-{student}")
+    if draw_curves(folder / name, f"Training of {student}", board.arms_of(student), curves):
+        figures.append((f"validation of {student} while it trained", name))
+    return figures
+
+
+def _note(teacher: str, stores: Sequence[StoreCost], manifests: Path | None) -> TeacherNote:
+    """How a teacher came about: by the weights that wrote its stores, else by its card."""
+    digests = {one.weights_sha256 for one in stores if one.teacher == teacher}
+    for path in _all(weights_path("*", teacher)):
+        weights = read_summary(path)
+        if weights.get("sha256") not in digests or weights.get("source") != "fitted":
+            continue
+        data = str(weights.get("data"))
+        noted = read_optional(teacher_dir(data, teacher) / "metrics.json")
+        steps, seconds, parameters = (noted.get(k) for k in ("steps", "seconds", "parameters"))
+        return TeacherNote(
+            teacher=teacher,
+            trained_on=f"the train split of {data}",
+            steps=steps if isinstance(steps, int) else None,
+            seconds=seconds if isinstance(seconds, float) else None,
+            parameters=parameters if isinstance(parameters, int) else None,
+        )
+    if teacher not in card_names("teachers", manifests):
+        return TeacherNote(teacher=teacher)
+    said = load_teacher_card(teacher, manifests).about.get("trained_on")
+    on = ", ".join(map(str, said)) if isinstance(said, list) else said
+    return TeacherNote(teacher=teacher, trained_on=None if on is None else str(on))
+
+
+def _all(pattern: Path) -> list[Path]:
+    return sorted(Path().glob(pattern.as_posix()))
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", name) + ".png"

@@ -1,0 +1,288 @@
+"""What was evaluated, put side by side: one board for each data set, split and protocol.
+
+Everything shown is read from files that other commands wrote; what no file says is None, and the
+page shows it as n/a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdpipe.cards import build
+from kdpipe.errors import CardError, DataError
+from kdpipe.evaluate import Summary
+from kdpipe.metrics import METRICS
+from kdpipe.metrics.table import read_summary
+from kdpipe.store.layout import evaluation_path, student_dir
+from kdpipe.store.ledger import finished, read_record
+from kdpipe.store.metadata import read_info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """How a student came about."""
+
+    run: str
+    steps: int | None = None
+    seconds: float | None = None
+    labelled_images: int | None = None
+    aux_images: int | None = None
+    size: tuple[int, int] | None = None
+    """(H, W) of its training images [pixels]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One column of the comparison: the same training with one or more seeds."""
+
+    student: str
+    method: str
+    teacher: str
+    aux: str
+    trained_on: str
+    """Data set with the labels."""
+
+    runs: tuple[Summary, ...]
+    """By seed."""
+
+    trained: tuple[Trained, ...]
+    """Likewise."""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Labels only."""
+        return self.teacher == "none"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.is_baseline:
+            return "labels only" if self.method == "none" else f"{self.method}, no teacher"
+        return self.method if self.aux == "none" else f"{self.method} + {self.aux}"
+
+    def values(self, metric: str) -> list[float]:
+        """One value a seed."""
+        return [run.metrics[metric] for run in self.runs]
+
+    def mean(self, metric: str) -> float:
+        """Over the seeds."""
+        return float(np.mean(self.values(metric)))
+
+    def deviation(self, metric: str) -> float | None:
+        """Sample standard deviation over the seeds; None for a single one."""
+        values = self.values(metric)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @property
+    def steps(self) -> int | None:
+        """Of every seed; None: unknown, or they differ."""
+        found = {one.steps for one in self.trained}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of one training, mean over the seeds."""
+        known = [one.seconds for one in self.trained if one.seconds is not None]
+        return float(np.mean(known)) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """All that was judged on the same images by the same protocol."""
+
+    data: str
+    split: str
+    protocol: str
+    teachers: tuple[Summary, ...]
+    arms: tuple[Arm, ...]
+
+    @property
+    def everyone(self) -> list[Summary]:
+        """Teachers and students."""
+        return [*self.teachers, *(run for arm in self.arms for run in arm.runs)]
+
+    @property
+    def median(self) -> Summary | None:
+        """The median depth map's errors, as one who knows them says."""
+        return next((one for one in self.everyone if one.median is not None), None)
+
+    @property
+    def students(self) -> list[str]:
+        """Names of the cards, sorted."""
+        return sorted({arm.student for arm in self.arms})
+
+    def arms_of(self, student: str) -> list[Arm]:
+        """Labels only first, then without, then with unlabelled images."""
+        mine = [arm for arm in self.arms if arm.student == student]
+        return sorted(
+            mine,
+            key=lambda a: (a.trained_on, not a.is_baseline, a.aux != "none", a.method, a.teacher),
+        )
+
+    def baseline_of(self, arm: Arm) -> Arm | None:
+        """The same student, trained on the same labels only."""
+        for other in self.arms_of(arm.student):
+            if other.method == "none" and other.trained_on == arm.trained_on:
+                return other
+        return None
+
+    def teacher_of(self, arm: Arm) -> Summary | None:
+        """The arm's teacher, judged on the same images."""
+        return next((one for one in self.teachers if one.teacher == arm.teacher), None)
+
+    def gain(self, arm: Arm) -> float | None:
+        """Share of the labels-only student's AbsRel that is gone; negative: it grew."""
+        base = self.baseline_of(arm)
+        if base is None or arm is base:
+            return None
+        return 1 - arm.mean("abs_rel") / base.mean("abs_rel")
+
+    def gap_closed(self, arm: Arm) -> float | None:
+        """(labels only - arm) / (labels only - teacher) in AbsRel; None where no gap is open."""
+        base, teacher = self.baseline_of(arm), self.teacher_of(arm)
+        if base is None or teacher is None:
+            return None
+        gap = base.mean("abs_rel") - teacher.metrics["abs_rel"]
+        return (base.mean("abs_rel") - arm.mean("abs_rel")) / gap if gap > 0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCost:
+    """What a store weighs, and what it took to write."""
+
+    data: str
+    teacher: str
+    rows: int
+    finished: int
+    bad: int
+    bytes: int
+    raw_bytes: int
+    """Of the same rows unpacked."""
+
+    seconds: float | None
+    """Of all workers, added up."""
+
+    weights_sha256: str | None
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Of a finished row."""
+        return self.bytes / max(self.finished, 1)
+
+
+def read_boards() -> list[Board]:
+    """Reads all evaluations.
+
+    Raises:
+        DataError: there is none, or one is torn.
+    """
+    folder = evaluation_path("any", "any", "any", "any").parents[1]
+    paths = sorted(folder.glob("*/*.json"))
+    if not paths:
+        raise DataError(f"{folder} holds no evaluation: run `kdpipe evaluate` first")
+    summaries = [_read(path) for path in paths]
+    places = sorted({(one.data, one.split, one.protocol) for one in summaries})
+    return [
+        _board(place, [s for s in summaries if (s.data, s.split, s.protocol) == place])
+        for place in places
+    ]
+
+
+def read_store_cost(path: Path) -> StoreCost:
+    """Adds up a store's ledger.
+
+    Raises:
+        StoreError: there is no store, or a record is torn.
+    """
+    info = read_info(path)
+    records = [read_record(path, shard) for shard in finished(path)]
+    known = [record for record in records if record is not None]
+    seconds = [_number(record.environment.get("seconds")) for record in known]
+    rows = sum(record.stop - record.start for record in known)
+    weights = info.identity.get("weights")
+    digest = weights.get("sha256") if isinstance(weights, dict) else None
+    return StoreCost(
+        data=info.data,
+        teacher=info.teacher,
+        rows=info.rows,
+        finished=rows,
+        bad=sum(len(record.bad) for record in known),
+        bytes=sum(record.bytes for record in known),
+        raw_bytes=rows * info.raw_bytes,
+        seconds=None if None in seconds else sum(s for s in seconds if s is not None),
+        weights_sha256=None if digest is None else str(digest),
+    )
+
+
+def read_trained(run: str) -> Trained:
+    """Reads what `distill` noted of a run; what it did not note is None."""
+    noted = read_optional(student_dir(run) / "metrics.json")
+    card = read_optional(student_dir(run) / "card.json")
+    size = card.get("size")
+    return Trained(
+        run=run,
+        steps=_whole(noted.get("steps")),
+        seconds=_number(noted.get("seconds")),
+        labelled_images=_whole(noted.get("labelled_images")),
+        aux_images=_whole(noted.get("aux_images")),
+        size=(int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None,
+    )
+
+
+def read_optional(path: Path) -> dict[str, object]:
+    """A JSON object; empty where there is no such file."""
+    return read_summary(path) if path.is_file() else {}
+
+
+def _read(path: Path) -> Summary:
+    try:
+        summary = build(Summary, read_summary(path), str(path))
+    except CardError as error:
+        raise DataError(f"{error}; run `kdpipe evaluate` again") from error
+    if not set(METRICS) <= set(summary.metrics):
+        raise DataError(f"{path} lacks some of {', '.join(METRICS)}: run `kdpipe evaluate` again")
+    return summary
+
+
+def _board(place: tuple[str, str, str], summaries: Sequence[Summary]) -> Board:
+    data, split, protocol = place
+    keys = {_key(one): None for one in summaries if one.kind == "student"}
+    return Board(
+        data=data,
+        split=split,
+        protocol=protocol,
+        teachers=tuple(one for one in summaries if one.kind == "teacher"),
+        arms=tuple(_arm([one for one in summaries if _key(one) == key]) for key in keys),
+    )
+
+
+def _key(one: Summary) -> tuple[str, ...]:
+    return one.kind, one.student, one.method, one.teacher, one.aux, str(one.trained_on)
+
+
+def _arm(runs: Sequence[Summary]) -> Arm:
+    ordered = tuple(sorted(runs, key=lambda run: run.seed or 0))
+    first = ordered[0]
+    return Arm(
+        student=first.student,
+        method=first.method,
+        teacher=first.teacher,
+        aux=first.aux,
+        trained_on=first.trained_on or "unknown",
+        runs=ordered,
+        trained=tuple(read_trained(run.run) for run in ordered),
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
