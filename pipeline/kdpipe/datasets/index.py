@@ -5,35 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdpipe.cards import DataCard, load_data
-from kdpipe.datasets import (
-    files,
-    load_family,
-    read_whole_image,
-    read_whole_labels,
-    read_whole_truth,
-    resolve_root,
-)
+from kdpipe.datasets import load_family, resolve_root
+from kdpipe.datasets.check import check_row, place, stamp
 from kdpipe.errors import DataError, UnknownNameError
 from kdpipe.rows import Row, Rows, make_rows, read_rows, write_rows
 from kdpipe.store import layout
 
-if TYPE_CHECKING:
-    from kdpipe.types import Depth
-
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_BENCHMARK = (352, 1216)
-"""The KB crop (H, W): the bottom rows, the middle columns."""
-
 _NAMED = 5
 """Bad files that a message names."""
 
@@ -217,7 +203,7 @@ def _check_many(
 
     def one(number: int) -> Row | str:
         try:
-            return _check(rows, listed[number])
+            return check_row(rows, listed[number])
         except DataError as error:
             return f"{_origin(listed[number])}{error}"
 
@@ -247,95 +233,7 @@ def _unchanged(rows: Rows, row: Row, before: Row | None) -> Row | None:
     if before is None:
         return None
     try:
-        now = _stamp(rows, _place(rows.card, row, before.image_height, before.image_width))
+        now = stamp(rows, place(rows.card, row, before.image_height, before.image_width))
     except DataError:
         return None  # checking it says why
     return before if replace(now, image_digest=before.image_digest) == before else None
-
-
-def _check(rows: Rows, row: Row) -> Row:
-    """Reads all that a row names.
-
-    Raises:
-        DataError: the first thing that is wrong.
-    """
-    stamped = _stamp(rows, row)
-    image = read_whole_image(rows, row)
-    if "#" in row.image:  # one of many in a large file: its pixels stand for its bytes
-        digest = files.digest_of(image.data)
-    else:
-        digest = files.digest_of(files.read_bytes(rows.root / row.image))
-    height, width = image.shape[:2]
-    placed = replace(_place(rows.card, stamped, height, width), image_digest=digest)
-    if row.truth is not None:
-        depth = read_whole_truth(rows, row)
-        _check_size(row.truth, depth.shape, placed)
-        _check_range(row.truth, depth, rows.card)
-    if row.labels is not None:
-        _check_size(row.labels, read_whole_labels(rows, row).shape, placed)
-    return placed
-
-
-def _place(card: DataCard, row: Row, height: int, width: int) -> Row:
-    """Puts the frame into an image of this size; a family that knows it has done so itself."""
-    known = {f.name: getattr(row, f.name) for f in fields(Row)}
-    if row.image_height or row.image_width:
-        if (row.image_height, row.image_width) != (height, width):
-            raise DataError(
-                f"{row.image} is {height}x{width}, expected {row.image_height}x{row.image_width}"
-            )
-        return Row(**known)
-    top, left, frame = 0, 0, (height, width)
-    if card.crop == "kitti-benchmark":
-        top, left, frame = height - _BENCHMARK[0], int((width - _BENCHMARK[1]) / 2), _BENCHMARK
-        if top < 0 or width < _BENCHMARK[1]:
-            raise DataError(
-                f"{row.image} is {height}x{width}: too small for the crop 352x1216 of "
-                f"data/{card.name}; is it KITTI? Else set crop: none"
-            )
-    known |= {"image_height": height, "image_width": width, "top": top, "left": left}
-    known |= {"height": frame[0], "width": frame[1]}
-    known["cx"] = None if row.cx is None else row.cx - left
-    known["cy"] = None if row.cy is None else row.cy - top
-    return Row(**known)
-
-
-def _stamp(rows: Rows, row: Row) -> Row:
-    size, changed = _stat(rows.root / row.image.partition("#")[0])
-    truth = (0, 0) if row.truth is None else _stat(rows.root / row.truth.partition("#")[0])
-    return replace(row, bytes=size, mtime_ns=changed, truth_bytes=truth[0], truth_mtime_ns=truth[1])
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: put it there, or take it out of the list") from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): make it readable for this user"
-        ) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path} is no plain file: an image or a depth map is expected")
-    return found.st_size, found.st_mtime_ns
-
-
-def _check_size(path: str, shape: Sequence[int], row: Row) -> None:
-    if tuple(shape) != (row.image_height, row.image_width):
-        raise DataError(
-            f"{path} is {shape[0]}x{shape[1]}, its image {row.image} is {row.image_height}x"
-            f"{row.image_width}: both must have one size; pair them anew"
-        )
-
-
-def _check_range(path: str, depth: Depth, card: DataCard) -> None:
-    known = depth[depth > 0]
-    if not known.size:
-        raise DataError(
-            f"{path} has no measured pixel (all 0): write None in its place, or mend it"
-        )
-    if not ((known > card.min_depth) & (known < card.max_depth)).any():
-        raise DataError(
-            f"{path} holds {known.min():.4g}..{known.max():.4g} m, nothing between the "
-            f"{card.min_depth:g} and {card.max_depth:g} m of data/{card.name}: is its scale right?"
-        )
