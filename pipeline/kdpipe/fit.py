@@ -137,7 +137,7 @@ def _train(
     seed_everything(plan.seed)
     network = build_network(card)
     if settings.encoder_weights is not None:
-        load_encoder_weights(network, Path(settings.encoder_weights))
+        load_encoder_weights(network.get_submodule("encoder"), Path(settings.encoder_weights))
 
     def validate(network: nn.Module, step: int) -> Mapping[str, float]:
         write_picture(folder, step, network, validation, rows.card.max_depth)

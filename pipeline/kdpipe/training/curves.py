@@ -23,23 +23,36 @@ if TYPE_CHECKING:
 FOLDER = "dvclive"
 
 
-def write_curves(folder: Path, points: Sequence[Point]) -> None:
-    """Writes all points as DVCLive metrics: dvclive/metrics.json, and a TSV file each.
+class Curves:
+    """DVCLive's metrics of a training: dvclive/metrics.json, and a TSV file for each curve.
 
-    The files are made anew from the points each time (a few, one a validation): what a killed run
-    had written beyond its checkpoint is gone, and no step is there twice.
+    All files are made anew from the points of the checkpoint (a few, one a validation): what a
+    killed run had written beyond it is gone, and no step is there twice.
     """
-    from dvclive.live import Live  # half a second, and only here
 
-    live = Live(str(folder / FOLDER), resume=False, report=None, save_dvc_exp=False, dvcyaml=None)
-    with live:
+    def __init__(self, folder: Path, points: Sequence[Point]) -> None:
+        from dvclive.live import Live  # half a second, and only here
+
+        self._live = Live(
+            str(folder / FOLDER), resume=False, report=None, save_dvc_exp=False, dvcyaml=None
+        )
         for point in points:
-            live.step = point.step
-            live.log_metric("train/loss", point.loss)
-            live.log_metric("train/learning_rate", point.learning_rate)
-            for name, value in point.validation.items():
-                live.log_metric(f"val/{name}", value)
-        live.make_summary()  # type: ignore[no-untyped-call]
+            self.add(point)
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._live.end()  # type: ignore[no-untyped-call]
+
+    def add(self, point: Point) -> None:
+        """Writes one more point."""
+        self._live.step = point.step
+        self._live.log_metric("train/loss", point.loss)
+        self._live.log_metric("train/learning_rate", point.learning_rate)
+        for name, value in point.validation.items():
+            self._live.log_metric(f"val/{name}", value)
+        self._live.make_summary()  # type: ignore[no-untyped-call]
 
 
 class Bar:

@@ -142,19 +142,19 @@ class Transform:
     def _turned(self, values: torch.Tensor) -> torch.Tensor:
         # Shrink along the frame's axes first, then turn at about one pixel a pixel.
         steps = np.maximum(1.0, np.linalg.norm(self.matrix[:, :2], axis=1))
-        sides = [max(1, math.ceil(n / s)) for n, s in zip(self.frame, steps[::-1], strict=True)]
-        ratio = [n / side for n, side in zip(self.frame, sides, strict=True)]
-        if max(ratio) > 1:
-            small = Transform.identity(*self.frame).resize(*sides)
-            values = small.channels(values)
+        height, width = (
+            max(1, math.ceil(n / s)) for n, s in zip(self.frame, steps[::-1], strict=True)
+        )
+        values = values.float()
+        if (height, width) != self.frame:
+            values = Transform.identity(*self.frame).resize(height, width).channels(values)
+        # A ring beyond the border, so that the outer half of a shrunk pixel is not flat.
+        values = _extended(_extended(values, 1), 2)
         x, y = self.positions()
-        grid = np.stack([2 * x / self.frame[1] - 1, 2 * y / self.frame[0] - 1], -1)
-        turned = F.grid_sample(
-            values[None].float(),
-            torch.from_numpy(grid.astype(np.float32))[None],
-            padding_mode="border",
-            align_corners=False,
-        )[0]
+        column = (2 * (x * width / self.frame[1] + 1) / (width + 2)) - 1
+        row = (2 * (y * height / self.frame[0] + 1) / (height + 2)) - 1
+        grid = torch.from_numpy(np.stack([column, row], -1).astype(np.float32))
+        turned = F.grid_sample(values[None], grid[None], align_corners=False)[0]
         return turned * torch.from_numpy(self.inside())
 
     def truth(self, depth: Depth) -> Depth:
@@ -281,6 +281,15 @@ def _taps(
     tilt = np.where(spread > 1e-6, mean / safe, 0)
     weights = (triangle * (1 - tilt * (offset - mean))).astype(np.float32)
     return torch.from_numpy(np.clip(pixel, 0, length - 1)), torch.from_numpy(weights)
+
+
+def _extended(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """One more line at both ends of `dim`, where the values' slope leads."""
+    if values.shape[dim] == 1:
+        return values.repeat_interleave(3, dim)
+    first, second = values.narrow(dim, 0, 1), values.narrow(dim, 1, 1)
+    last, before = values.narrow(dim, -1, 1), values.narrow(dim, -2, 1)
+    return torch.cat([2 * first - second, values, 2 * last - before], dim)
 
 
 def _gather(

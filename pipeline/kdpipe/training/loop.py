@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from kdpipe.errors import TrainingError
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
-from kdpipe.training.curves import Bar, write_curves
+from kdpipe.training.curves import Bar, Curves
 from kdpipe.training.samples import Sample, Stream
 
 if TYPE_CHECKING:
@@ -112,10 +112,14 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         logger.info("%s: going on from step %d", plan.title, progress.step)
-    run = _Run(network, optimizer, schedule, progress, plan)
     first = progress.step
-    with _interruptible() as interrupt, Bar(plan.title, plan.params.steps, first) as bar:
-        run.go(stream, loss, validate, interrupt, bar)
+    with (
+        Curves(plan.folder, progress.points) as curves,
+        Bar(plan.title, plan.params.steps, first) as bar,
+        _interruptible() as interrupt,
+    ):
+        run = _Run(network, optimizer, schedule, progress, plan, bar, curves)
+        run.go(stream, loss, validate, interrupt)
     network.eval()
     return Trained(
         progress=progress,
@@ -193,12 +197,16 @@ class _Run:
         schedule: OneCycleLR,
         progress: Progress,
         plan: Plan,
+        bar: Bar,
+        curves: Curves,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
         self.schedule = schedule
         self.progress = progress
         self.plan = plan
+        self.bar = bar
+        self.curves = curves
         self.started = time.monotonic()
         self.before = progress.seconds
 
@@ -208,7 +216,6 @@ class _Run:
         loss: StepLoss,
         validate: Validate,
         interrupt: threading.Event,
-        bar: Bar,
     ) -> None:
         params, progress = self.plan.params, self.progress
         batches = stream.batches(
@@ -218,9 +225,9 @@ class _Run:
             progress.losses.append(self._step(batch, loss))
             progress.step += 1
             progress.seconds = self.before + time.monotonic() - self.started
-            bar.step(progress.losses[-1])
+            self.bar.step(progress.losses[-1])
             if progress.step % params.validate_every == 0 or progress.step == params.steps:
-                self._validate(validate, bar)
+                self._validate(validate)
                 self._save()
             if interrupt.is_set():
                 self._save()
@@ -259,7 +266,7 @@ class _Run:
             self.schedule.step()
         return number
 
-    def _validate(self, validate: Validate, bar: Bar) -> None:
+    def _validate(self, validate: Validate) -> None:
         self.network.eval()
         with torch.no_grad():
             metrics = validate(self.network, self.progress.step)
@@ -271,8 +278,8 @@ class _Run:
         )
         self.progress.points.append(point)
         self.progress.seconds = self.before + time.monotonic() - self.started
-        write_curves(self.plan.folder, self.progress.points)
-        bar.validated(metrics)
+        self.curves.add(point)
+        self.bar.validated(metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.debug("%s: step %d: loss %.4f, %s", self.plan.title, point.step, mean, shown)
 

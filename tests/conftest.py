@@ -1,0 +1,150 @@
+"""A tiny labelled data set, its unlabelled sibling, and a teacher's store over each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
+from kdpipe.codecs import Log16
+from kdpipe.rows import Row, Rows, make_rows, write_rows
+from kdpipe.store import Store, layout, open_store
+from kdpipe.store.claims import Claim
+from kdpipe.store.identity import identity_of
+from kdpipe.store.ledger import Record
+from kdpipe.store.metadata import StoreInfo, formats, write_info
+from kdpipe.store.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kdpipe.types import Depth, Image
+
+HEIGHT, WIDTH = 48, 64
+
+MakeRows: TypeAlias = Callable[..., Rows]
+MakeStore: TypeAlias = Callable[..., Store]
+
+
+def scene(number: int, height: int = HEIGHT, width: int = WIDTH) -> tuple[Image, Depth]:
+    """A tilted wall whose brightness follows its depth, so that a network can learn it."""
+    rng = np.random.default_rng(number)
+    start, right, down = rng.uniform([1.5, -1, -1], [6, 2, 2])
+    y, x = np.mgrid[0:height, 0:width]
+    depth = (start + right * x / width + down * y / height).clip(0.5, 9.5).astype(np.float32)
+    shade = 255 * np.exp(-depth / 5)[..., None] * rng.uniform(0.9, 1, 3)
+    return shade.astype(np.uint8), depth
+
+
+@pytest.fixture
+def make_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRows:
+    """Writes a data set of PNG files and its rows file; the working folder becomes tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(
+        name: str = "tiny", *, train: int = 6, val: int = 2, labelled: bool = True, first: int = 0
+    ) -> Rows:
+        card = DataCard(name=name, family="folder", domain="nyu", root=name)
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = []
+        for number, split in enumerate(["train"] * train + ["val"] * val):
+            image, depth = scene(first + number)
+            Pillow.fromarray(image).save(folder / f"{number}.png")
+            Pillow.fromarray((depth * 1000).round().astype(np.uint16)).save(
+                folder / f"{number}_depth.png"
+            )
+            row = Row(
+                id=str(number),
+                split=split,
+                image=f"{number}.png",
+                truth=f"{number}_depth.png" if labelled else None,
+                truth_scale=1e-3,
+                image_height=HEIGHT,
+                image_width=WIDTH,
+                height=HEIGHT,
+                width=WIDTH,
+                fx=60.0,
+                fy=60.0,
+                cx=31.5,
+                cy=23.5,
+                image_digest=f"{first + number:016x}",
+            )
+            rows.append(row)
+        made = make_rows(card, folder, rows)
+        write_rows(layout.rows_path(name), made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def make_tiny_store() -> MakeStore:
+    """Writes what a perfect teacher, at half the frame's size, would say of a tiny data set."""
+
+    def make(
+        rows: Rows,
+        *,
+        teacher: str = "adabins-small",
+        taught: int | None = None,
+        bad: tuple[int, ...] = (),
+    ) -> Store:
+        card: TeacherCard = load_teacher_card(teacher)
+        native = (HEIGHT // 2, WIDTH // 2)
+        path = layout.store_path(rows.name, teacher)
+        codec = Log16(near=0.1, far=10.0)
+        identity = identity_of(
+            card,
+            rows.card,
+            weights={"sha256": "0" * 64, "source": "perfect"},
+            rule="bilinear-align-corners",
+            codecs={"depth": codec},
+            shard_rows=2,
+        )
+        info = StoreInfo(identity=identity, rows=len(rows), arrays=formats(native, None))
+        write_info(path, info)
+        for shard in range(info.shards):
+            start, stop = info.rows_of(shard)
+            if taught is not None and stop > taught:
+                break
+            claim = Claim.take(path, shard, "test")
+            with ShardWriter(info, claim) as writer:
+                for number in range(start, stop):
+                    put(writer, rows, number, codec, known=number not in bad)
+                writer.commit(
+                    Record(
+                        store=info.digest,
+                        shard=shard,
+                        start=start,
+                        stop=stop,
+                        row_digest=rows.digest(start, stop),
+                        ids=tuple(rows[n].id for n in range(start, stop)),
+                        arrays={},
+                        bad={str(n): "torn" for n in range(start, stop) if n in bad},
+                    )
+                )
+            claim.release()
+        return open_store(path)
+
+    return make
+
+
+def put(writer: ShardWriter, rows: Rows, number: int, codec: Log16, *, known: bool) -> None:
+    """Writes one row of a store."""
+    row: Row = rows[number]
+    depth = scene(int(row.image_digest, 16))[1]
+    height, width = HEIGHT // 2, WIDTH // 2
+    y = np.linspace(0, HEIGHT - 1, height)
+    x = np.linspace(0, WIDTH - 1, width)
+    native = depth[np.round(y).astype(int)][:, np.round(x).astype(int)]
+    size = (height, width) if known else (0, 0)
+    extent = np.array([*size, HEIGHT, WIDTH, 0, 0, 60.0], np.float64)
+    values: dict[str, NDArray[Any]] = {layout.EXTENT: extent}
+    if known:
+        values[layout.DEPTH] = codec.encode(native)
+    writer.put(number, values)

@@ -1,0 +1,100 @@
+"""A training that is killed at any moment ends as if it had not been."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from kdpipe.rows import Rows
+from kdpipe import distill
+from kdpipe.params import Params, TrainParams
+
+STUDENT = "mobilenetv2-small"
+RUN = f"artifacts/students/tiny_none_{STUDENT}_none_s0"
+STEPS = 12
+
+SHORT = TrainParams(height=32, width=48, batch_size=2, steps=STEPS, validate_every=2)
+PARAMS = Params(distill={STUDENT: SHORT})
+
+PROGRAM = f"""
+import sys
+import torch
+from kdpipe import distill
+from kdpipe.params import Params, TrainParams
+
+torch.set_num_threads(1)
+try:
+    params = Params(distill={{"{STUDENT}": {SHORT!r}}})
+    distill.run("{STUDENT}", "tiny", params=params, device="cpu")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are the same bit for bit only with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not (folder / RUN / "last.pt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill-9"),
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_weights(
+    make_tiny: Callable[..., Rows], tmp_path: Path, number: int, status: int
+) -> None:
+    make_tiny()
+    process = start(tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == status
+    assert not (tmp_path / RUN / "model.pt").exists()
+
+    resumed = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+
+    curve = (tmp_path / RUN / "dvclive/plots/metrics/train/loss.tsv").read_bytes()
+    (tmp_path / RUN).rename(tmp_path / "resumed")
+    whole = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    assert (resumed.finished, resumed.metrics) == (True, whole.metrics)
+    assert (tmp_path / RUN / "dvclive/plots/metrics/train/loss.tsv").read_bytes() == curve
+    one, other = (
+        torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "resumed", tmp_path / RUN)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)

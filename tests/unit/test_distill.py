@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdpipe import distill
+from kdpipe.errors import DataError, StaleStoreError, StoreError, TrainingError, UnknownNameError
+from kdpipe.params import Params, TrainParams
+from kdpipe.rows import Rows
+from kdpipe.store import Store, layout
+from kdpipe.students import load_student
+
+STUDENT = "mobilenetv2-small"
+TEACHER = "adabins-small"
+SHORT = TrainParams(height=32, width=48, batch_size=2, steps=4, validate_every=2)
+PARAMS = Params(distill={STUDENT: SHORT})
+
+MakeRows = Callable[..., Rows]
+MakeStore = Callable[..., Store]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "model.pt", weights_only=True)[
+        "state_dict"
+    ]
+    return state
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_student_learns_from_store_and_pool(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows, pool = make_tiny(), make_tiny("pool", train=4, val=0, labelled=False, first=50)
+    make_tiny_store(rows)
+    make_tiny_store(pool)
+
+    done = distill.run(
+        STUDENT,
+        "tiny",
+        teacher=TEACHER,
+        aux=["pool"],
+        method="tie-kd-corrected",
+        params=PARAMS,
+        device="cpu",
+    )
+
+    assert done.run == f"tiny+pool_{TEACHER}_{STUDENT}_tie-kd-corrected_s0"
+    assert done.finished
+    said = json.loads((done.path / "metrics.json").read_text())
+    assert (said["steps"], said["labelled_images"], said["aux_images"]) == (4, 6, 4)
+    assert set(done.metrics) == {"abs_rel", "delta1", "rmse"}
+    curve = (done.path / "dvclive/plots/metrics/val/abs_rel.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in curve] == ["step", "2", "4"]
+    student = load_student(done.path)
+    assert student.size == (32, 48)
+    assert (done.path / "last.pt").stat().st_size < 20_000
+
+
+def test_the_baseline_needs_no_store(make_tiny: MakeRows) -> None:
+    make_tiny()
+
+    done = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+
+    assert done.run == f"tiny_none_{STUDENT}_none_s0"
+    assert done.finished
+
+
+def test_enough_steps_beat_the_first_guess(make_tiny: MakeRows) -> None:
+    make_tiny(train=8)
+    calm = replace(SHORT, scale=(1.0, 1.05), colour=0.0, learning_rate=3e-3)
+    longer = replace(calm, batch_size=4, steps=60, validate_every=20)
+
+    done = distill.run(STUDENT, "tiny", params=Params(distill={STUDENT: longer}), device="cpu")
+
+    lines = (done.path / "dvclive/plots/metrics/val/abs_rel.tsv").read_text().splitlines()[1:]
+    errors = [float(line.split("\t")[1]) for line in lines]
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_a_finished_run_does_nothing_and_a_lost_model_is_trained_again(
+    make_tiny: MakeRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tiny()
+    first = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    stamp = (first.path / "model.pt").stat().st_mtime_ns
+
+    again = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+
+    assert (again.steps, again.metrics) == (first.steps, first.metrics)
+    assert (first.path / "model.pt").stat().st_mtime_ns == stamp
+    before = weights(first.path)
+    (first.path / "model.pt").unlink()
+    with caplog.at_level(logging.WARNING):
+        distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    assert "outputs are missing: starting anew" in caplog.text
+    assert all(torch.equal(before[name], value) for name, value in weights(first.path).items())
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(make_tiny: MakeRows) -> None:
+    make_tiny()
+    one = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    kept = one.path.with_name("kept")
+    one.path.rename(kept)
+
+    again = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu", workers=2)
+    other = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu", seed=1)
+
+    assert_same_weights(kept, again.path)
+    with pytest.raises(AssertionError):
+        assert_same_weights(kept, other.path)
+
+
+def test_what_is_left_of_other_parameters_is_not_gone_on_from(
+    make_tiny: MakeRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tiny()
+    distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    other = Params(distill={STUDENT: replace(SHORT, steps=6)})
+
+    with caplog.at_level(logging.WARNING):
+        done = distill.run(STUDENT, "tiny", params=other, device="cpu")
+
+    assert done.steps == 6
+    assert "has another params: starting anew" in caplog.text
+
+
+def test_time_that_is_up_leaves_a_student_and_the_same_call_goes_on(make_tiny: MakeRows) -> None:
+    make_tiny()
+
+    cut = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu", max_minutes=0)
+
+    assert (cut.steps, cut.finished) == (1, False)
+    load_student(cut.path)
+    done = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    assert (done.steps, done.finished) == (4, True)
+    kept = done.path.with_name("kept")
+    done.path.rename(kept)
+    whole = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    assert_same_weights(kept, whole.path)
+
+
+def test_an_unfinished_store_is_refused_or_said(
+    make_tiny: MakeRows, make_tiny_store: MakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tiny_store(make_tiny(), taught=4, bad=(1,))
+    how = {"teacher": TEACHER, "method": "tie-kd", "params": PARAMS, "device": "cpu"}
+
+    with pytest.raises(StoreError, match=r"has 4 of the 6 rows.*--on-missing subset"):
+        distill.run(STUDENT, "tiny", **how)  # type: ignore[arg-type]
+
+    with caplog.at_level(logging.WARNING):
+        done = distill.run(STUDENT, "tiny", on_missing="subset", **how)  # type: ignore[arg-type]
+    assert done.finished
+    assert "3 of 6 images (50.0 %)" in caplog.text
+    assert "2 not taught yet, 1 that could not be read" in caplog.text
+
+
+def test_bad_input_is_one_line(make_tiny: MakeRows, make_tiny_store: MakeStore) -> None:
+    with pytest.raises(DataError, match="run `kdpipe index --data tiny`"):
+        distill.run(STUDENT, "tiny", params=PARAMS)
+    rows = make_tiny()
+    with pytest.raises(StoreError, match="run `kdpipe teach"):
+        distill.run(STUDENT, "tiny", teacher=TEACHER, method="tie-kd", params=PARAMS)
+    with pytest.raises(UnknownNameError, match="tie-kd-corrected"):
+        distill.run(STUDENT, "tiny", method="tiekd", params=PARAMS)
+    with pytest.raises(TrainingError, match="take --device cpu"):
+        distill.run(STUDENT, "tiny", params=PARAMS, device="cudaa")
+    make_tiny("pool", labelled=False, first=90)
+    with pytest.raises(TrainingError, match="no measured depth"):
+        distill.run(STUDENT, "pool", params=PARAMS, device="cpu")
+    store = make_tiny_store(rows)
+    path = layout.metadata_path(store.path)
+    path.write_text(path.read_text().replace('"revision": 1', '"revision": 2'))
+    with pytest.raises(StaleStoreError, match="revision"):
+        distill.run(STUDENT, "tiny", teacher=TEACHER, method="tie-kd", params=PARAMS)
+
+
+def test_a_loss_that_is_no_number_stops_in_one_line(make_tiny: MakeRows) -> None:
+    make_tiny()
+    wild = replace(SHORT, learning_rate=float("inf"))
+
+    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+        distill.run(STUDENT, "tiny", params=Params(distill={STUDENT: wild}), device="cpu")

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from kdpipe.cards import MethodCard, load_method
+from kdpipe.errors import CardError, TrainingError, UnknownNameError
+from kdpipe.students import StudentOutput
+from kdpipe.training.methods import check_inputs, loss_of
+
+if TYPE_CHECKING:
+    from kdpipe.training.samples import Sample
+
+SHAPE = (2, 16, 16)
+
+
+def batch() -> Sample:
+    """The first sample has truth only, the second a teacher only."""
+    truth, teacher = torch.full(SHAPE, 2.0), torch.full(SHAPE, 4.0)
+    truth[1] = 0
+    teacher[0] = 0
+    return {"truth": truth, "valid": truth > 0, "teacher": teacher, "known": teacher > 0}
+
+
+def output(depth: torch.Tensor) -> StudentOutput:
+    return StudentOutput(depth, None, torch.empty(0))
+
+
+def test_each_loss_sees_only_the_samples_that_have_its_target() -> None:
+    method = MethodCard(name="both", teacher=True, truth={"silog": 2.0}, distillation={"mse": 3.0})
+    depth = torch.stack([torch.full(SHAPE[1:], 2.0), torch.full(SHAPE[1:], 5.0)])
+
+    loss = loss_of(method)(output(depth), batch())
+
+    assert float(loss) == pytest.approx(3 * (5 - 4) ** 2, abs=1e-5)
+
+
+def test_no_pixel_at_all_gives_a_loss_that_can_be_stepped_on() -> None:
+    depth = torch.full(SHAPE, 2.0, requires_grad=True)
+    empty = {**batch(), "valid": torch.zeros(SHAPE, dtype=torch.bool)}
+
+    loss = loss_of(load_method("none"))(output(depth), empty)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    assert float(loss.detach()) == 0
+    assert depth.grad is not None
+    assert float(depth.grad.abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("card", "error", "says"),
+    [
+        pytest.param(
+            MethodCard(name="m", teacher=False, truth={"slog": 1.0}),
+            UnknownNameError,
+            "slog.*Known: .*silog",
+            id="unknown-truth-loss",
+        ),
+        pytest.param(
+            MethodCard(name="m", teacher=True, distillation={"silog": 1.0}),
+            UnknownNameError,
+            "tie-kd",
+            id="unknown-teacher-loss",
+        ),
+        pytest.param(MethodCard(name="m", teacher=False), CardError, "no loss", id="nothing"),
+        pytest.param(
+            MethodCard(name="m", teacher=False, distillation={"mse": 1.0}),
+            CardError,
+            "make the two agree",
+            id="teacher-denied",
+        ),
+    ],
+)
+def test_a_card_that_cannot_be_followed_is_refused(
+    card: MethodCard, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        loss_of(card)
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "aux", "says"),
+    [
+        ("tie-kd", None, (), "add --teacher"),
+        ("none", None, ("pool",), "--aux pool"),
+        ("none", "adabins-small", (), "leave it out"),
+    ],
+)
+def test_what_a_method_cannot_use_is_refused(
+    method: str, teacher: str | None, aux: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(TrainingError, match=says):
+        check_inputs(load_method(method), teacher, aux)
