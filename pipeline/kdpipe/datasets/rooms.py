@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
-from kdpipe.cards import DataCard, build, digest_of
+from kdpipe.cards import DataCard
 from kdpipe.datasets.render import view, viewpoint
 from kdpipe.datasets.render.room import make_scene
 from kdpipe.datasets.render.shade import Shader
 from kdpipe.errors import CardError, DataError
 from kdpipe.rows import Row
+from kdpipe.strict import build, digest_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,6 +117,15 @@ def render_missing(options: Options, root: Path, processes: int | None = None) -
     Raises:
         DataError: a file cannot be written.
     """
+    try:
+        return _render_missing(options, root, processes)
+    except OSError as error:
+        raise DataError(
+            f"cannot write rooms below {root} ({error}): make room or choose another --root"
+        ) from error
+
+
+def _render_missing(options: Options, root: Path, processes: int | None) -> int:
     wanted = [
         (part, scene)
         for part in _PARTS
@@ -126,19 +136,14 @@ def render_missing(options: Options, root: Path, processes: int | None = None) -
         return 0
     count = min(processes or os.cpu_count() or 1, len(wanted))
     _log.info("rendering %d rooms below %s with %d processes", len(wanted), root, count)
-    try:
-        for part in {part for part, _ in wanted}:
-            (root / part).mkdir(parents=True, exist_ok=True)
-        if count == 1 or (processes is None and len(wanted) <= _FEW):
-            for done, (part, scene) in enumerate(wanted, 1):
-                _render_scene(options, root, part, scene)
-                _say(done, len(wanted))
-        else:
-            _render_all(options, root, wanted, count)
-    except OSError as error:
-        raise DataError(
-            f"cannot write rooms below {root} ({error}): make room or choose another --root"
-        ) from error
+    for part in {part for part, _ in wanted}:
+        (root / part).mkdir(parents=True, exist_ok=True)
+    if count == 1 or (processes is None and len(wanted) <= _FEW):
+        for done, (part, scene) in enumerate(wanted, 1):
+            _render_scene(options, root, part, scene)
+            _say(done, len(wanted))
+    else:
+        _render_all(options, root, wanted, count)
     return len(wanted)
 
 

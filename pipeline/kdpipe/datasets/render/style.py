@@ -35,8 +35,9 @@ _FABRICS = ("weave", "weave", "plaid", "stripes", "floral", "carpet")
 
 
 def tone(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
-    """A colour of any hue."""
-    return colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+    """A colour as people choose it for a room: warm or blue more often than green or purple."""
+    hue = float(rng.choice((rng.uniform(0.0, 0.15), rng.uniform(0.5, 0.68), rng.random())))
+    return colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
 
 
 def shades(colour: Colour, low: float, high: float) -> tuple[Colour, Colour]:
