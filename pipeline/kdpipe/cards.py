@@ -6,19 +6,14 @@ the copy that the wheel carries; the first that has it wins.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, Literal, cast
 
 from kdpipe.errors import CardError, UnknownNameError
+from kdpipe.strict import build, digest_of, read_yaml
 
-T = TypeVar("T")
 Kind = Literal["data", "teachers", "students", "methods"]
 
 
@@ -170,6 +165,16 @@ class StudentCard:
     width: float = 1.0
     """Scales the decoder's channels; 1 is the published network."""
 
+    encoder_width: float = 1.0
+    """Scales the encoder's channels, to multiples of 8; 1 is the published network."""
+
+    encoder_stride: Literal[8, 16] = 8
+    """Of the encoder's deepest map; 8 is the published, dilated network, 16 costs half."""
+
+    output_stride: Literal[1, 2] = 1
+    """2: the head works at half the input's size, a quarter of the cost of its bins, and depth is
+    resized; 1, as published, at the input's size."""
+
     head: Literal["dpm", "regression"] = "dpm"
     """`dpm`: softmax over fixed uniform bins; `regression`: sigmoid times the largest depth."""
 
@@ -180,8 +185,11 @@ class StudentCard:
     about: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.width <= 4:
-            raise CardError(f"students/{self.name}: width must be in (0, 4], got {self.width}")
+        for key in ("width", "encoder_width"):
+            if not 0 < getattr(self, key) <= 4:
+                raise CardError(
+                    f"students/{self.name}: {key} must be in (0, 4], got {getattr(self, key)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,11 +222,6 @@ _KINDS: dict[Kind, type] = {
     "students": StudentCard,
     "methods": MethodCard,
 }
-
-
-def digest_of(value: object) -> str:
-    """Twelve hex digits of a JSON-able value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def card_folders(manifests: Path | None = None) -> list[Path]:
@@ -272,96 +275,3 @@ def _load(kind: Kind, name: str, manifests: Path | None) -> object:
     if card.name != name:
         raise CardError(f"{path}: name is {card.name!r}, expected {name!r}, as the file is called")
     return card
-
-
-def read_yaml(path: Path) -> object:
-    """Reads a YAML file of plain values.
-
-    Raises:
-        CardError: it is missing or no YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CardError(f"{path} is missing: run kdpipe in the project's folder") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise CardError(f"{path} is no YAML: {line}") from error
-
-
-def build(kind: type[T], values: object, where: str) -> T:
-    """Makes a dataclass from plain values: unknown key, missing key, wrong type are refused.
-
-    Args:
-        kind: a dataclass of plain types, literals, tuples, mappings or other dataclasses.
-        values: what YAML or JSON gave.
-        where: file, and section, for the message.
-
-    Raises:
-        CardError: names `where`, the key, what was found and what was expected.
-    """
-    if not isinstance(values, Mapping):
-        raise CardError(f"{where}: found {values!r}, expected keys and values")
-    assert is_dataclass(kind)
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise CardError(f"{where}: unknown key {key!r}. Known: {', '.join(sorted(known))}.")
-    for name, one in known.items():
-        required = one.default is one.default_factory  # both are MISSING
-        if required and name not in values:
-            raise CardError(f"{where}: key {name!r} is missing ({_say(hints[name])})")
-    checked = {k: _convert(hints[k], v, f"{where}: {k}") for k, v in values.items()}
-    return cast("T", kind(**checked))
-
-
-def _convert(hint: Any, value: object, where: str) -> object:
-    wrong = CardError(f"{where}: found {value!r}, expected {_say(hint)}")
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in args:
-            return None
-        rest = [a for a in args if a is not NoneType]
-        return _convert(rest[0], value, where)
-    if origin is Literal:
-        if value not in args:
-            raise wrong
-        return value
-    if is_dataclass(hint):
-        return build(cast("type", hint), value, where)
-    if origin is tuple:
-        kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, list) else args
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise wrong
-        return tuple(_convert(a, v, where) for a, v in zip(kinds, value, strict=True))
-    if origin is not None:  # Mapping[str, X]
-        if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-            raise wrong
-        return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is object:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            raise wrong from None
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong
-    return value
-
-
-def _say(hint: Any) -> str:
-    args = get_args(hint)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(a) for a in args)
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join("nothing" if a is NoneType else _say(a) for a in args)
-    if get_origin(hint) is tuple:
-        return "a list of " + ", ".join("…" if a is ... else _say(a) for a in args)
-    if get_origin(hint) is not None or is_dataclass(hint):
-        return "keys and values"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(hint, "a value")

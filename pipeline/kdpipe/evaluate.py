@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from kdpipe.cards import TeacherCard, build, load_teacher_card
+from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.datasets import read_image, read_truth, read_whole_truth
 from kdpipe.datasets.indexed import rows_of, rows_with_truth
 from kdpipe.errors import DataError, StaleStoreError, StoreError, UnknownNameError
@@ -29,6 +29,7 @@ from kdpipe.store.layout import (
     student_dir,
     teacher_run,
 )
+from kdpipe.strict import build
 from kdpipe.students import load_student
 from kdpipe.training.loop import pick_device
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdpipe.cards import build, read_yaml
 from kdpipe.errors import CardError
+from kdpipe.strict import build, read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdpipe.cards import DataCard, build
+from kdpipe.cards import DataCard
 from kdpipe.errors import DataError
+from kdpipe.strict import build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

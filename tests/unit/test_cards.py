@@ -11,7 +11,6 @@ from kdpipe.cards import (
     FitRecipe,
     MethodCard,
     TeacherCard,
-    build,
     card_names,
     load_data,
     load_method,
@@ -19,6 +18,7 @@ from kdpipe.cards import (
     load_teacher_card,
 )
 from kdpipe.errors import CardError, UnknownNameError
+from kdpipe.strict import build
 
 CARD = {"name": "toy", "family": "adabins", "input_size": [64, 96], "max_depth": 10}
 

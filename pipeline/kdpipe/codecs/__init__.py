@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kdpipe.cards import build
 from kdpipe.codecs.companded import Companded
 from kdpipe.codecs.log16 import Log16
 from kdpipe.errors import StoreError
+from kdpipe.strict import build
+
+__all__ = ["CODECS", "Companded", "Log16", "codec_of"]
 
 CODECS: dict[str, type[Log16] | type[Companded]] = {"log16": Log16, "companded": Companded}
 

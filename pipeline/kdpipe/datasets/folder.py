@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from kdpipe.cards import DataCard, build
+from kdpipe.cards import DataCard
 from kdpipe.datasets.files import IMAGE_SUFFIXES
 from kdpipe.datasets.lists import ListedRow, read_lists
 from kdpipe.errors import DataError
 from kdpipe.rows import Row, check_inside
+from kdpipe.strict import build
 
 SPLIT = "train"
 

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias
 
-from kdpipe.cards import DataCard, build
+from kdpipe.cards import DataCard
 from kdpipe.datasets.lists import ListedRow, Locator, is_file, read_lists
 from kdpipe.errors import DataError
+from kdpipe.strict import build
 
 if TYPE_CHECKING:
     from kdpipe.rows import Row

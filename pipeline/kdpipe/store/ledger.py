@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe.cards import build
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, create_exclusively, read_json
+from kdpipe.strict import build
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo

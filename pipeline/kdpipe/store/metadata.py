@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from kdpipe.cards import build, digest_of
 from kdpipe.codecs import Companded, Log16, codec_of
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, read_json, write_atomically
 from kdpipe.store.shards import ArrayFormat
+from kdpipe.strict import build, digest_of
 
 if TYPE_CHECKING:
     from kdpipe.store.identity import Identity

@@ -13,9 +13,10 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from kdpipe.cards import StudentCard, build, load_student_card
+from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError, UnknownNameError
 from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.strict import build
 from kdpipe.students.base import BINS, Student, StudentOutput, UniformBins, bins_of
 
 __all__ = [

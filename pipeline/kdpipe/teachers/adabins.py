@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from kdpipe.cards import TeacherCard
-from kdpipe.cards import build as build_checked
 from kdpipe.errors import CardError
 from kdpipe.nets.encoders import EfficientNetPyramid, Normalise
 from kdpipe.nets.mini_vit import MiniViT
+from kdpipe.strict import build as build_checked
 from kdpipe.teachers.base import Bins, Teacher, TeacherOutput, resize
 
 RENAMES = (
