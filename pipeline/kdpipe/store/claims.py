@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from kdpipe.cards import build
 from kdpipe.errors import CardError, ClaimError, StoreError
 from kdpipe.store import layout
-from kdpipe.store.disk import as_json, create_exclusively, read_json
+from kdpipe.store.disk import as_json, create_exclusively, disk_errors, read_json
+from kdpipe.strict import build
 
 LEASE_SECONDS = 600.0
 """A claim that was not renewed for so long may be broken, also by another machine."""
@@ -78,6 +79,7 @@ class Claim:
 
         Raises:
             ClaimError: a living process holds it; the message says which.
+            StoreError: the disk refuses.
         """
         generations = _generations(store, shard)
         if generations:
@@ -93,7 +95,9 @@ class Claim:
         )
         generation = generations[-1] + 1 if generations else 1
         claim = cls(store, shard, generation, me)
-        if not create_exclusively(claim.path, as_json(asdict(me))):
+        with disk_errors(store):
+            created = create_exclusively(claim.path, as_json(asdict(me)))
+        if not created:
             raise ClaimError(f"shard {shard} of {store} was claimed by another process just now")
         return claim
 
@@ -137,6 +141,8 @@ def release_run(store: Path, run: str) -> None:
     for path in sorted(layout.claim_path(store, 0, 0).parent.glob("*.json")):
         owner = _owner(path)
         if owner is not None and owner.run == run:
+            work = layout.work_dir(store, int(path.name.split(".")[0]), owner.token)
+            shutil.rmtree(work, ignore_errors=True)
             path.unlink(missing_ok=True)
 
 

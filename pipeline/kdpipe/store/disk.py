@@ -105,7 +105,11 @@ def link_exclusively(source: Path, target: Path) -> bool:
         os.link(source, target)
     except FileExistsError:
         return False
-    sync_folder(target.parent)
+    try:
+        sync_folder(target.parent)
+    except OSError:
+        target.unlink(missing_ok=True)  # what may be gone after a crash must not count before it
+        raise
     return True
 
 

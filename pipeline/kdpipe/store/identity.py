@@ -75,7 +75,9 @@ def compare(path: Path, found: Mapping[str, object], expected: Mapping[str, obje
         StaleStoreError: names the first field that differs, with both values.
     """
     one, other = dict(_leaves(found)), dict(_leaves(expected))
-    for name in sorted(one.keys() | other.keys()):
+    names = one.keys() | other.keys()
+    # The fingerprint follows from the card: name the card's own field first.
+    for name in sorted(names, key=lambda name: (name.endswith("fingerprint"), name)):
         if one.get(name) != other.get(name) or (name in one) != (name in other):
             raise StaleStoreError(
                 f"{path}: {name} is {_say(one, name)} in the store, expected {_say(other, name)}: "

@@ -131,6 +131,11 @@ def claim_path(store: Path, shard: int, generation: int) -> Path:
     return store / "claims" / f"{shard:07d}.{generation}.json"
 
 
-def work_dir(store: Path, shard: int) -> Path:
-    """Where a shard's files grow until they are whole."""
-    return store / "work" / f"{shard:07d}"
+def work_dir(store: Path, shard: int, token: str) -> Path:
+    """Where the owner of a claim lets a shard's files grow until they are whole."""
+    return store / "work" / f"{shard:07d}.{token}"
+
+
+def work_dirs(store: Path, shard: int) -> list[Path]:
+    """The same of whoever ever owned the shard, and was killed."""
+    return sorted((store / "work").glob(f"{shard:07d}.*"))

@@ -110,7 +110,8 @@ class Store:
         for shard in finished(self.path):
             if shard < self.info.shards:
                 record = self._record(shard)
-                listed[record.start : record.stop] = record.ids
+                for number, one in zip(range(record.start, len(self)), record.ids, strict=False):
+                    listed[number] = one  # a store that grows may be ahead of this reader
         return listed
 
     def known(self, row: int) -> bool:
@@ -208,9 +209,9 @@ class Store:
             record = self._record(shard)
             fields = (self.info.shard_rows, len(layout.EXTENT_FIELDS))
             extents = np.zeros(fields, np.float64)
-            for one in range(record.stop - record.start):
-                chunk = self._chunk(layout.EXTENT, record.start + one)
-                extents[one] = 0 if chunk is None else chunk
+            for number in range(record.start, min(record.stop, len(self))):
+                chunk = self._chunk(layout.EXTENT, number)
+                extents[number - record.start] = 0 if chunk is None else chunk
             self._extents[shard] = extents
         if row >= self._record(shard).stop:
             raise StoreError(

@@ -35,6 +35,7 @@ class ShardWriter:
         self.claim = claim
         self._before = read_record(claim.store, claim.shard)
         """What this shard replaces: a shorter tail, or one with bad rows."""
+        self._folder = layout.work_dir(claim.store, claim.shard, claim.owner.token)
         self._files: dict[str, _ShardFile] = {}
 
     def __enter__(self) -> ShardWriter:
@@ -44,15 +45,15 @@ class ShardWriter:
             StoreError: the disk refuses.
         """
         store, shard = self.claim.store, self.claim.shard
-        folder = layout.work_dir(store, shard)
         with disk_errors(store):
             self.claim.hold()
-            shutil.rmtree(folder, ignore_errors=True)
+            for leftover in layout.work_dirs(store, shard):
+                shutil.rmtree(leftover, ignore_errors=True)
             if self._before is None:
                 self._remove_files()
-            folder.mkdir(parents=True)
+            self._folder.mkdir(parents=True)
             for one in self.info.arrays:
-                path = folder / one.name.replace("/", ".")
+                path = self._folder / one.name.replace("/", ".")
                 self._files[one.name] = _ShardFile(one, path, self.info.shard_rows)
         return self
 
@@ -64,7 +65,7 @@ class ShardWriter:
     ) -> None:
         for one in self._files.values():
             one.close()
-        shutil.rmtree(layout.work_dir(self.claim.store, self.claim.shard), ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def put(self, row: int, values: Mapping[str, Array]) -> None:
         """Appends one row's chunk of the given arrays; rows come in order, what is absent stays 0.
@@ -105,12 +106,19 @@ class ShardWriter:
                 sync_folder(layout.record_path(store, shard).parent)
                 self._remove_files()
             for name, one in self._files.items():
-                if not link_exclusively(one.path, self.info.file(store, name, shard)):
-                    raise ClaimError(f"shard {shard} of {store} is being written by another one")
+                self._link(one.path, self.info.file(store, name, shard))
             whole = replace(record, arrays=digests)
             if not write_record(store, whole):
                 raise ClaimError(f"shard {shard} of {store} was finished by another process")
         return whole
+
+    def _link(self, source: Path, target: Path) -> None:
+        try:
+            ours = link_exclusively(source, target)
+        except FileNotFoundError:
+            ours = False  # a successor cleared our work away
+        if not ours:
+            raise ClaimError(f"{target} is being written by another process: nothing to do here")
 
     def _remove_files(self) -> None:
         for one in self.info.arrays:

@@ -17,8 +17,9 @@ from kdpipe.store.claims import release_run
 from kdpipe.teaching import plan as plans
 from kdpipe.teaching.manifest import write_manifest
 from kdpipe.teaching.plan import Plan, Subject
-from kdpipe.teaching.pool import Here, Tally, raise_what_failed
+from kdpipe.teaching.pool import Here, OnRay, Pool
 from kdpipe.teaching.progress import Progress
+from kdpipe.teaching.tally import Tally, raise_what_failed
 from kdpipe.teaching.weights import find_weights
 from kdpipe.teaching.worker import Assignment, frame_sizes
 
@@ -127,7 +128,7 @@ def run(
         run=secrets.token_hex(4),
     )
     info = plans.open_existing(path, subject, length)
-    tally, pool, seconds = None, Here(assignment), 0.0
+    tally, pool, seconds = None, _pool(assignment, options), 0.0
     try:
         if info is None:
             seen = pool.measure(frame_sizes(rows))
@@ -163,6 +164,17 @@ def run(
         seconds=seconds,
         start_seconds=pool.start_seconds,
         forward_seconds=sum(one.forward_seconds for one in tally.taught) if tally else 0.0,
+    )
+
+
+def _pool(assignment: Assignment, options: Options) -> Pool:
+    if options.workers == 0:
+        return Here(assignment)
+    return OnRay(
+        assignment,
+        workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        address=options.ray_address,
     )
 
 

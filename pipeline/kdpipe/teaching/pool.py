@@ -1,105 +1,64 @@
 """Who teaches which shard: Ray actors, or this process. The same worker either way.
 
-A shard that fails is tried again, by another actor if its own died, at most MAX_ATTEMPTS times;
-then it is reported and the rest goes on.
+A shard that fails is tried again, by another actor if its own died; see tally.py. Of Ray, only the
+numbers of shards and images travel: rows and images are read, and shards written, by the actors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
+import signal
+import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kdpipe.errors import ClaimError, KdpipeError, StoreError
-from kdpipe.teaching.worker import Assignment, Measure, Step, Taught, Worker
+from kdpipe.errors import KdpipeError, StoreError
+from kdpipe.teaching.tally import Event, Failed, Tally, events
+from kdpipe.teaching.worker import Assignment, Measure, Step, Worker
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
 
-log = logging.getLogger(__name__)
+_OBJECT_STORE_BYTES = 80 * 2**20
+"""Ray's least; nothing large goes through it."""
 
-MAX_ATTEMPTS = 3
-_SECONDS_TO_WAIT_FOR_A_CLAIM = 3.0
-"""A worker whose driver was killed lives that long; its claim goes with it."""
+_LONGEST_TEMPORARY_FOLDER = 40
+"""Ray puts sockets below it, whose paths may have 107 characters."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A shard was not taught, this time."""
-
-    shard: int
-    message: str
-    is_held: bool = False
-    """Another process has its claim."""
-
-    is_final: bool = False
-    """Trying again, or another shard, would fail alike: full disk, unreadable weights."""
+_SECONDS_TO_DIE = 10.0
 
 
-Event: TypeAlias = Step | Taught | Failed
+class Pool(Protocol):
+    """Workers that teach."""
 
+    start_seconds: float
+    """What starting them took, loading of the network apart."""
 
-@dataclass
-class Tally:
-    """What is still to do, and how it went so far."""
+    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
+        """See Worker.measure."""
 
-    queue: deque[int]
-    taught: list[Taught] = field(default_factory=list)
-    failed: dict[int, Failed] = field(default_factory=dict)
-    """Shards that were given up."""
+    def teach(
+        self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
+    ) -> Tally:
+        """Teaches shards.
 
-    stop: Failed | None = None
-    """The whole run ends for this reason."""
+        Args:
+            info: of the store.
+            shards: to be taught.
+            progress: called with the number of images that were done since, < 0 where a shard
+                begins again.
+        """
 
-    _attempts: Counter[int] = field(default_factory=Counter)
-    _waited: set[int] = field(default_factory=set)
-
-    def next(self) -> int | None:
-        """A shard to be taught now; None where there is none."""
-        return self.queue.popleft() if self.queue and self.stop is None else None
-
-    def note(self, event: Taught | Failed) -> None:
-        """Takes in how a shard ended."""
-        if isinstance(event, Taught):
-            self.taught.append(event)
-            return
-        if event.is_final:
-            self.stop = self.stop or event
-        elif event.is_held and event.shard not in self._waited:
-            self._waited.add(event.shard)
-            self.queue.append(event.shard)
-            if all(shard in self._waited for shard in self.queue):
-                time.sleep(_SECONDS_TO_WAIT_FOR_A_CLAIM)
-        elif event.is_held:
-            self.failed[event.shard] = event
-        else:
-            self._attempts[event.shard] += 1
-            attempts = self._attempts[event.shard]
-            log.warning(
-                "shard %d failed, attempt %d of %d: %s",
-                event.shard, attempts, MAX_ATTEMPTS, event.message,
-            )  # fmt: skip
-            if attempts < MAX_ATTEMPTS:
-                self.queue.append(event.shard)
-            else:
-                self.failed[event.shard] = event
-
-
-def events(worker: Worker, shard: int, info: StoreInfo) -> Generator[Event, None, None]:
-    """Teaches a shard; an error becomes the last event."""
-    try:
-        yield from worker.teach(shard, info)
-    except ClaimError as error:
-        yield Failed(shard=shard, message=str(error), is_held=True)
-    except KdpipeError as error:
-        yield Failed(shard=shard, message=str(error), is_final=True)
-    except Exception as error:
-        log.debug("shard %d", shard, exc_info=True)
-        yield Failed(shard=shard, message=f"{type(error).__name__}: {error}")
+    def close(self) -> None:
+        """Stops the workers; they are dead when it returns."""
 
 
 class Here:
@@ -144,18 +103,186 @@ class Here:
         """There is nothing to stop."""
 
 
-def raise_what_failed(tally: Tally, shards: int) -> None:
-    """Ends a command whose store is not complete.
+class OnRay:
+    """Ray actors, on this machine or on a running cluster."""
 
-    Raises:
-        ClaimError: all that is missing is held by other processes.
-        StoreError: it failed for another reason.
-    """
-    done = f"{len(tally.taught)} of {shards} shards were taught and stay"
-    if tally.stop is not None:
-        raise StoreError(f"{tally.stop.message} ({done})")
-    failures = [tally.failed[shard] for shard in sorted(tally.failed)]
-    if failures:
-        kind = ClaimError if all(one.is_held for one in failures) else StoreError
-        what = f"{len(failures)} shard{'s' if len(failures) > 1 else ''} not taught"
-        raise kind(f"{what}: {failures[0].message} ({done}; run the same command to go on)")
+    def __init__(
+        self, assignment: Assignment, *, workers: int, gpus_per_worker: float, address: str | None
+    ) -> None:
+        self.start_seconds = 0.0
+        self._workers = workers
+        self._gpus = gpus_per_worker
+        self._address = address
+        self._threads = _threads(workers) if address is None else None
+        self._assignment = replace(assignment, threads=self._threads)
+        self._folder: Path | None = None
+        self._actors: list[Any] = []
+        self._pids: set[int] = set()
+
+    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
+        """See Worker.measure."""
+        ray = self._start()
+        if not self._actors:
+            self._add_actor()
+        try:
+            return cast("Measure", ray.get(self._actors[0].measure.remote(list(frames))))
+        except ray.exceptions.RayError as error:
+            raise _known(error) from error
+
+    def teach(
+        self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
+    ) -> Tally:
+        """See Pool.teach."""
+        ray = self._start()
+        tally = Tally(queue=deque(shards))
+        while len(self._actors) < min(self._workers, len(shards)):
+            self._add_actor()
+        running: dict[Any, _Running] = {}
+        idle = list(self._actors)
+        while True:
+            while idle and (shard := tally.next()) is not None:
+                actor = idle.pop()
+                running[actor.teach.remote(shard, info)] = _Running(actor, shard)
+            if not running:
+                return tally
+            (ready, *_), _ = ray.wait(list(running), num_returns=1)
+            one = running[ready]
+            try:
+                event = cast("Event", ray.get(next(ready)))
+            except StopIteration:
+                del running[ready]
+                idle.append(one.actor)
+                continue
+            except ray.exceptions.RayError as error:
+                # The actor died: its shard is tried again by a new one.
+                del running[ready]
+                self._actors.remove(one.actor)
+                idle.append(self._add_actor())
+                event = Failed(shard=one.shard, message=_first_line(error))
+            if isinstance(event, Step):
+                one.images += event.images
+                progress(event.images)
+                continue
+            if isinstance(event, Failed):
+                progress(-one.images)
+            tally.note(event)
+
+    def close(self) -> None:
+        """Stops the actors, and the cluster if it was started here."""
+        if self._folder is None and self._address is None:
+            return
+        import ray
+
+        for actor in self._actors:
+            with contextlib.suppress(Exception):
+                self._pids.add(ray.get(actor.pid.remote(), timeout=0))
+            ray.kill(actor)
+        ray.shutdown()
+        if self._folder is not None:
+            _wait_until_dead(self._pids)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _add_actor(self) -> Any:
+        import ray
+
+        options = {"num_cpus": self._threads or 1, "num_gpus": self._gpus, "max_restarts": 0}
+        actor = ray.remote(_Actor).options(**options).remote(self._assignment)
+        self._actors.append(actor)
+        return actor
+
+    def _start(self) -> Any:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        if ray.is_initialized():
+            return ray
+        began, handler = time.perf_counter(), signal.getsignal(signal.SIGTERM)
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._address is None:
+            self._folder = _temporary_folder()
+            options |= {
+                "address": "local",
+                "num_cpus": self._workers * (self._threads or 1),
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "_temp_dir": str(self._folder),
+            }
+        else:
+            options["address"] = self._address
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise StoreError(
+                f"Ray does not start ({_first_line(error)}): try --workers 0, or check "
+                "--ray-address"
+            ) from error
+        with contextlib.suppress(ValueError):  # another thread than the main one
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would leave without cleaning up
+        self.start_seconds = time.perf_counter() - began
+        return ray
+
+
+class _Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        os.chdir(assignment.folder)
+        self._worker = Worker(assignment)
+
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
+        """See Worker.measure."""
+        return self._worker.measure(frames)
+
+    def teach(self, shard: int, info: StoreInfo) -> Generator[Event, None, None]:
+        """See tally.events."""
+        yield from events(self._worker, shard, info)
+
+
+class _Running:
+    """A shard that an actor has."""
+
+    def __init__(self, actor: Any, shard: int) -> None:
+        self.actor = actor
+        self.shard = shard
+        self.images = 0
+
+
+def _threads(workers: int) -> int:
+    """Threads of each worker: what the user set for OpenMP, else a fair share of the cores."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // workers)
+
+
+def _temporary_folder() -> Path:
+    wanted = tempfile.gettempdir()
+    short = wanted if len(wanted) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="kdpipe-", dir=short))
+
+
+def _wait_until_dead(pids: set[int]) -> None:
+    ends = time.monotonic() + _SECONDS_TO_DIE
+    for pid in pids:
+        while time.monotonic() < ends and Path(f"/proc/{pid}").exists():
+            time.sleep(0.02)
+
+
+def _known(error: Exception) -> KdpipeError:
+    cause = getattr(error, "cause", None)
+    return (
+        cause
+        if isinstance(cause, KdpipeError)
+        else StoreError(f"a Ray worker failed ({_first_line(error)}): try --workers 0 to see more")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

@@ -1,0 +1,146 @@
+"""One process writes a shard: the second is refused, the dead and the sleeping lose their claim."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import pytest
+
+from kdpipe.errors import ClaimError
+from kdpipe.store import claims, layout
+from kdpipe.store.claims import Claim, release_run
+from kdpipe.store.disk import as_json
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from kdpipe.store.claims import Claim
+claim = Claim.take(Path(sys.argv[1]), 3, "other", lease=float(sys.argv[2]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def hold_elsewhere(store: Path, lease: float = 600) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store), str(lease)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+def test_of_many_who_try_at_once_one_gets_the_claim(tmp_path: Path) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            Claim.take(tmp_path, 3, "run")
+        except ClaimError:
+            return False
+        return True
+
+    with ThreadPool(8) as threads:
+        won = threads.map(attempt, range(40))
+
+    assert won.count(True) == 1
+
+
+def test_a_second_process_is_told_who_holds_the_shard(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path)
+
+    with pytest.raises(ClaimError, match=rf"held by process {other.pid} on .*run other"):
+        Claim.take(tmp_path, 3, "mine")
+    Claim.take(tmp_path, 4, "mine").release()
+
+    other.kill()
+    other.wait()
+
+
+def test_the_claim_of_a_killed_process_is_broken_at_once(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+
+    claim = Claim.take(tmp_path, 3, "mine")
+
+    claim.hold()
+    claim.release()
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_a_process_that_slept_through_its_lease_loses_the_shard(tmp_path: Path) -> None:
+    sleeper = Claim.take(tmp_path, 3, "sleeper", lease=0.05)
+    time.sleep(0.1)
+
+    with pytest.raises(ClaimError, match="slept"):
+        sleeper.hold()
+    Claim.take(tmp_path, 3, "successor")
+    with pytest.raises(ClaimError):
+        sleeper.hold()
+
+
+def test_an_owner_notices_a_successor_and_leaves_it_its_claim(tmp_path: Path) -> None:
+    first = Claim.take(tmp_path, 3, "first", lease=100)
+    os.utime(first.path, (1, 1))  # as if it had not been renewed for long, seen from elsewhere
+    second = Claim.take(tmp_path, 3, "second")
+
+    with pytest.raises(ClaimError, match="took it over"):
+        first.hold()
+    first.release()
+    second.hold()
+
+
+def test_holding_renews_the_lease(tmp_path: Path) -> None:
+    claim = Claim.take(tmp_path, 3, "mine", lease=100)
+    os.utime(claim.path, (1, 1))
+
+    claim.hold()
+
+    assert time.time() - claim.path.stat().st_mtime < 50
+
+
+def test_a_claim_of_another_machine_is_respected_until_its_lease_is_over(tmp_path: Path) -> None:
+    mine = Claim.take(tmp_path, 3, "other", lease=100)
+    away = replace(mine.owner, host="elsewhere/1", pid=1)
+    mine.path.write_bytes(as_json({name: getattr(away, name) for name in away.__slots__}))
+
+    with pytest.raises(ClaimError, match="on elsewhere"):
+        Claim.take(tmp_path, 3, "mine")
+    os.utime(mine.path, (time.time() - 101,) * 2)
+    Claim.take(tmp_path, 3, "mine").hold()
+
+
+def test_after_a_restart_of_the_machine_old_claims_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Claim.take(tmp_path, 3, "before")
+    monkeypatch.setattr(claims, "_boot", lambda: "another boot")
+
+    Claim.take(tmp_path, 3, "after").hold()
+
+
+def test_an_unreadable_claim_is_respected_until_its_lease_is_over(tmp_path: Path) -> None:
+    path = layout.claim_path(tmp_path, 3, 1)
+    path.parent.mkdir()
+    path.write_text("{")
+
+    with pytest.raises(ClaimError, match="unreadable claim"):
+        Claim.take(tmp_path, 3, "mine")
+    os.utime(path, (1, 1))
+    Claim.take(tmp_path, 3, "mine").hold()
+
+
+def test_a_runs_own_claims_are_given_back_and_no_others(tmp_path: Path) -> None:
+    Claim.take(tmp_path, 1, "mine")
+    Claim.take(tmp_path, 2, "other")
+
+    release_run(tmp_path, "mine")
+
+    assert [one.name for one in (tmp_path / "claims").iterdir()] == ["0000002.1.json"]
