@@ -85,6 +85,7 @@ def _blur(maps: Tensor, window: int) -> Tensor:
     weights = weights / weights.sum()
     b, c, h, w = maps.shape
     flat = maps.reshape(b * c, 1, h, w)
-    flat = F.conv2d(flat, weights.view(1, 1, 1, window), padding=(0, window // 2))
-    flat = F.conv2d(flat, weights.view(1, 1, window, 1), padding=(window // 2, 0))
+    with torch.autocast(maps.device.type, enabled=False):  # variances cancel: bf16 would not do
+        flat = F.conv2d(flat, weights.view(1, 1, 1, window), padding=(0, window // 2))
+        flat = F.conv2d(flat, weights.view(1, 1, window, 1), padding=(window // 2, 0))
     return flat.view(b, c, h, w)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdpipe.cards import build
 from kdpipe.errors import CardError
 from kdpipe.losses.dpm import DpmMode, dpm_loss
 from kdpipe.losses.ssim import known_ssim, ssim
+from kdpipe.strict import build
 
 KITTI_CROP_WIDTH = 704
 """Width of TIE-KD's KITTI crop: only maps of this width lose their top rows."""
@@ -67,7 +67,8 @@ def tie_kd(
 
     Args:
         depth: the student's (B, H, W) [m].
-        probabilities: the student's, over bins (B, N, H, W).
+        probabilities: the student's, over bins (B, N, H, W), or at a smaller size: L_DPM is then
+            taken there, against the nearest of the teacher's pixels.
         centers: mid-points of the bins (N,) [m].
         teacher: the teacher's depth (B, H, W) [m].
         known: where the teacher's depth is known (B, H, W), bool; None: everywhere.
@@ -92,12 +93,22 @@ def tie_kd(
     counted = known if form.known_only else torch.ones_like(known)
     if teacher.shape[-1] == KITTI_CROP_WIDTH and teacher.shape[-2] > TOP_ROWS:
         if form.top_rows == "padded":
+            if probabilities.shape[-2:] != teacher.shape[-2:]:
+                size = (teacher.shape[-2], teacher.shape[-1])
+                probabilities = F.interpolate(
+                    probabilities, size, mode="bilinear", align_corners=True
+                )
             depth, teacher, probabilities = map(_pad_rows, (depth, teacher, probabilities))
         elif form.top_rows == "masked":
             counted = counted.clone()
             counted[:, :TOP_ROWS] = False
     divergence = dpm_loss(
-        probabilities, teacher, centers, counted, sigma=form.sigma, mode=form.dpm_mode
+        probabilities,
+        _picked(teacher, probabilities),
+        centers,
+        _picked(counted, probabilities),
+        sigma=form.sigma,
+        mode=form.dpm_mode,
     )
     if form.ssim == "published":
         similarity = ssim(depth, teacher).mean()
@@ -135,6 +146,21 @@ def form_of(options: Mapping[str, object], bins: int) -> TieKd:
 def _pad_rows(maps: Tensor) -> Tensor:
     """Cuts the top rows of (..., H, W) and adds as many zeros below, as the era's cropping did."""
     return F.pad(maps[..., TOP_ROWS:, :], (0, 0, 0, TOP_ROWS))
+
+
+def _picked(maps: Tensor, like: Tensor) -> Tensor:
+    """The pixels of (B, H, W) nearest to those of a smaller map whose corners are the same.
+
+    Nearest, not bilinear: no depth between two surfaces is made up, and known stays known.
+    """
+    h, w = like.shape[-2:]
+    if maps.shape[-2:] == (h, w):
+        return maps
+    rows, columns = (
+        torch.linspace(0, end - 1, count, device=maps.device).round().long()
+        for end, count in ((maps.shape[-2], h), (maps.shape[-1], w))
+    )
+    return maps[:, rows][:, :, columns]
 
 
 def _range_of(centers: Tensor) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +88,6 @@ class MobileNetV2(nn.Module):
         dilations are TIE-KD's.
     """
 
-    channels = (24, 32, 96, 320)
-    """Of the maps it gives, shallow to deep: at 1/4, 1/8, 1/8, 1/8 of the input."""
-
     extra_blocks = 2
     """Doublings that remain from the shallowest map to the input's size."""
 
@@ -104,11 +101,17 @@ class MobileNetV2(nn.Module):
         (6, 320, 1, 1, 4, True),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0, stride: int = 8) -> None:
         super().__init__()
-        self.conv1 = _ConvNorm(3, 32, 3, stride=2)
-        inputs = 32
-        for number, (expansion, outputs, blocks, stride, dilation, _) in enumerate(self._LAYERS, 1):
+        inputs = _divisible(32 * width)
+        self.conv1 = _ConvNorm(3, inputs, 3, stride=2)
+        channels = []
+        for number, (expansion, published, blocks, step, dilation, given) in enumerate(
+            self._LAYERS, 1
+        ):
+            if stride == 16 and dilation > 1:  # the first dilated layer shrinks instead
+                step, dilation = 2 if number == 4 else 1, dilation // 2
+            outputs = _divisible(published * width)
             layer = nn.Sequential()
             for block in range(blocks):
                 first = block == 0
@@ -116,13 +119,16 @@ class MobileNetV2(nn.Module):
                     _InvertedResidual(
                         inputs,
                         outputs,
-                        stride=stride if first else 1,
+                        stride=step if first else 1,
                         dilation=dilation if first else 1,
                         expansion=expansion,
                     )
                 )
                 inputs = outputs
             self.add_module(f"layer{number}", layer)
+            if given:
+                channels.append(outputs)
+        self.channels = tuple(channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Gives the four maps, shallow to deep, of a normalised (B, 3, H, W)."""
@@ -173,19 +179,49 @@ class _UpBlock(nn.Module):
         self.convB = _ConvReLU(outputs, outputs)
 
     def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None = None) -> Tensor:
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size, mode="bilinear", align_corners=True)
+        x = _resized(x, size)
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
         y: Tensor = self.convB(self.convA(x))
         return y
 
 
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def _divisible(channels: float) -> int:
+    """The multiple of 8 nearest to a number of channels, but not less than nine tenths of it."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class _Expectation(torch.autograd.Function):
+    """Mean of the centers (N,) under probabilities (B, N, H, W), as (B, 1, H, W).
+
+    A 1x1 convolution without the gradient towards its constant weights: many times faster on a CPU
+    than `einsum` or a product and a sum, whose temporaries are as large as the probabilities.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, probabilities: Tensor, centers: Tensor) -> Tensor:
+        ctx.save_for_backward(centers)
+        with torch.autocast(probabilities.device.type, enabled=False):
+            return F.conv2d(probabilities, centers.view(1, -1, 1, 1))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (centers,) = ctx.saved_tensors
+        return upstream[0] * centers.view(1, -1, 1, 1), None
+
+
 class _Head(nn.Module):
     """The decoder and both heads; mmseg calls all of it the decode head."""
 
     def __init__(
-        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, head: str
+        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
     ) -> None:
         super().__init__()
         deepest, *skips = reversed(encoder.channels)
@@ -197,9 +233,10 @@ class _Head(nn.Module):
             self.conv_list.append(_UpBlock(above + skip, outputs))
         self.upsample_custom = _UpBlock(last, last)
         self.upsample_custom2 = _UpBlock(last, last)
-        self._extra_blocks = encoder.extra_blocks
+        self.extra_blocks = encoder.extra_blocks - (card.output_stride - 1)
+        self.is_regression = card.head == "regression"
+        self._output_stride = card.output_stride
         self._far = bins.far
-        self._regression = head == "regression"
         self.centers: Tensor
         self.register_buffer("centers", bins.centers(), persistent=False)
 
@@ -208,29 +245,28 @@ class _Head(nn.Module):
         x: Tensor = first(maps[-1])
         for block, skip in zip(blocks, reversed(maps[:-1]), strict=True):
             x = block(x, tuple(skip.shape[-2:]), skip)
-        extras = (self.upsample_custom, self.upsample_custom2)[: self._extra_blocks]
-        for number, extra in enumerate(extras, 1):
+        own = (-(-size[0] // self._output_stride), -(-size[1] // self._output_stride))
+        for number in range(1, self.extra_blocks + 1):
+            extra = self.upsample_custom if number == 1 else self.upsample_custom2
             twice = (2 * x.shape[-2], 2 * x.shape[-1])
-            x = extra(x, size if number == len(extras) else twice)  # `size` for any odd side too
-        if self._regression:
+            x = extra(x, own if number == self.extra_blocks else twice)  # `own`: odd sides too
+        if self.is_regression:
             depth = torch.sigmoid(self.conv_depth(x).float()) * self._far
-            return StudentOutput(depth[:, 0], None, self.centers[:0])
-        logits = self.conv_out(x).float()
-        probabilities = torch.softmax(logits, dim=1)
-        depth = torch.einsum("bnhw,n->bhw", probabilities, self.centers)
-        return StudentOutput(depth, probabilities, self.centers, logits)
+            return StudentOutput(_resized(depth, size)[:, 0], None, self.centers[:0])
+        probabilities = torch.softmax(self.conv_out(x).float(), dim=1)
+        depth = _Expectation.apply(probabilities, self.centers)  # type: ignore[no-untyped-call]
+        return StudentOutput(_resized(depth, size)[:, 0], probabilities, self.centers)
 
 
 class DenseDepth(nn.Module):
     """A student of TIE-KD or, with the regression head, of its Res-KD baselines."""
 
     def __init__(
-        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, head: str
+        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
     ) -> None:
         super().__init__()
-        self.head = head
         self.backbone = encoder
-        self.decode_head = _Head(encoder, channels, bins, head)
+        self.decode_head = _Head(encoder, channels, bins, card)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -244,11 +280,13 @@ class DenseDepth(nn.Module):
 
     def is_unused(self, key: str) -> bool:
         """Whether the forward pass never reads this entry of the state dict."""
-        other = "conv_out." if self.head == "regression" else "conv_depth."
-        return key.startswith(f"decode_head.{other}")
+        head = self.decode_head
+        others = ["conv_out." if head.is_regression else "conv_depth."]
+        others += [] if head.extra_blocks > 1 else ["upsample_custom2."]
+        return key.startswith(tuple(f"decode_head.{other}" for other in others))
 
 
-_ENCODERS: Mapping[str, tuple[Callable[[], MobileNetV2], tuple[int, ...]]] = {
+_ENCODERS: Mapping[str, tuple[Callable[[float, int], MobileNetV2], tuple[int, ...]]] = {
     "mobilenetv2": (MobileNetV2, (2048, 512, 256, 128)),
 }
 """Encoder -> how to build it, and the published decoder's channels, deep to shallow."""
@@ -263,8 +301,8 @@ def build(card: StudentCard, bins: UniformBins) -> DenseDepth:
     if card.encoder not in _ENCODERS:
         raise UnknownNameError("students/densedepth.py", card.encoder, _ENCODERS)
     encoder, published = _ENCODERS[card.encoder]
-    channels = tuple(max(8, round(c * card.width / 8) * 8) for c in published)
-    return DenseDepth(encoder(), channels, bins, card.head)
+    channels = tuple(_divisible(c * card.width) for c in published)
+    return DenseDepth(encoder(card.encoder_width, card.encoder_stride), channels, bins, card)
 
 
 def load_encoder(network: DenseDepth, path: Path) -> None:
