@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,19 @@ def test_a_swapped_order_or_another_encoder_is_refused(tmp_path: Path) -> None:
         load_encoder_weights(pyramid, path)
     with pytest.raises(CheckpointError, match="holds another network"):
         load_encoder_weights(EfficientNetPyramid("mobilenetv2_050"), path)
+
+
+def test_the_published_lite0_file_is_read() -> None:
+    folder = os.environ.get("KDPIPE_REAL_DATA")
+    if folder is None:
+        pytest.skip("the published ImageNet weights: KDPIPE_REAL_DATA is not set")
+    path = Path(folder).parent / "weights" / "efficientnet-lite0-57934424.pth"
+    pyramid = EfficientNetPyramid("tf_efficientnet_lite0")
+
+    load_encoder_weights(pyramid, path)
+
+    published = torch.load(path, weights_only=True)
+    own = pyramid.original_model.state_dict()
+    assert torch.equal(own["conv_stem.weight"], published["_conv_stem.weight"])
+    assert torch.equal(own["blocks.6.0.bn3.weight"], published["_blocks.15._bn2.weight"])
+    assert torch.equal(own["bn2.running_var"], published["_bn1.running_var"])
