@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -64,6 +64,7 @@ def run(
     manifests: Path | None = None,
     params: Params | None = None,
     checkpoint: Path | None = None,
+    encoder_weights: Path | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -76,6 +77,7 @@ def run(
         manifests: folder of the cards.
         params: of the experiment; None: params.yaml.
         checkpoint: take these weights instead of training.
+        encoder_weights: where the encoder starts, instead of what params.yaml names.
         max_minutes: stop then; the same call goes on.
         device: to train on; `auto`: CUDA where there is one.
         workers: processes that load samples.
@@ -94,6 +96,8 @@ def run(
         return _find(card, data)
     rows = read_rows(layout.rows_path(data))
     settings = (params or load_params()).fit_of(teacher)
+    if encoder_weights is not None:
+        settings = replace(settings, encoder_weights=str(encoder_weights))
     return _train(card, card.fit, rows, settings, max_minutes, device, workers)
 
 

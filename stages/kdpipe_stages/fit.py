@@ -20,6 +20,9 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Take these weights instead of training.")
     ] = None,
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="Start the encoder from these ImageNet weights.")
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop then; the same command goes on.")
     ] = None,
@@ -40,6 +43,7 @@ def fit(
         manifests=manifests,
         params=params,
         checkpoint=checkpoint,
+        encoder_weights=encoder_weights,
         max_minutes=max_minutes,
         device=device,
         workers=workers,
