@@ -7,17 +7,19 @@ names and shapes. Smaller ones keep the names.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kdpipe.cards import TeacherCard
 from kdpipe.errors import CardError
 from kdpipe.nets.encoders import EfficientNetPyramid, Normalise
 from kdpipe.nets.mini_vit import MiniViT
 from kdpipe.strict import build as build_checked
 from kdpipe.teachers.base import Bins, Teacher, TeacherOutput, resize
+
+if TYPE_CHECKING:
+    from kdpipe.cards import TeacherCard
 
 RENAMES = (
     ("adaptive_bins_layer.embedding_conv.", "adaptive_bins_layer.conv3x3."),
