@@ -110,15 +110,14 @@ class _DpmLoss(torch.autograd.Function):
                 student = probabilities[window]
                 scale = (weight[image : image + 1, top : top + rows] * per_pixel)[:, None]
                 q = _target(depth[image : image + 1, None, top : top + rows], column, sigma, mode)
-                q.masked_fill_(student == 0, 0)
+                q.mul_(student.sign())  # a probability of exactly 0 does not count
                 shifted = student + 1e-7
                 ratio = q / shifted
                 inside = ratio + 1e-7
-                total += (q * inside.log()).mul_(scale).sum(dtype=torch.float64)
                 if gradient is not None:
-                    torch.div(
-                        q.mul_(ratio).mul_(-scale), shifted.mul_(inside), out=gradient[window]
-                    )
+                    slope = torch.div(ratio, inside, out=gradient[window]).mul_(ratio)
+                    slope.mul_(-scale)
+                total += torch.einsum("bnhw,bnhw,bihw->", q, inside.log_(), scale)
         ctx.save_for_backward(gradient)
         return total.to(probabilities.dtype)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,8 +32,8 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
         2004, equation 13; the departures are those of the published TIE-KD code.
     """
     x, y = first.float(), second.float()
-    means = _blur(torch.stack([x, y, x * x, y * y, x * y], dim=1), window)
-    mean_x, mean_y, xx, yy, xy = means.unbind(dim=1)
+    mean_x, xx, xy = _blur(torch.stack([x, x * x, x * y], dim=1), window).unbind(dim=1)
+    mean_y, yy = _blur(torch.stack([y, y * y], dim=1), window).unbind(dim=1)
     variance_x = (xx - mean_x.square()).abs()
     variance_y = (yy - mean_y.square()).abs()
     covariance = (xy - mean_x * mean_y).abs()
@@ -65,10 +67,11 @@ def known_ssim(
     """
     weight = known.float()
     x, y = first.float() * weight, second.float() * weight
-    maps = torch.stack([weight, x, y, x * x, y * y, x * y], dim=1)
-    share, *sums = _blur(maps, window).unbind(dim=1)
+    sums = _blur(torch.stack([x, x * x, x * y], dim=1), window)
+    share, sum_y, sum_yy = _blur(torch.stack([weight, y, y * y], dim=1), window).unbind(dim=1)
     share = share.clamp(min=1e-6)  # a known pixel's own weight in its window is far above that
-    mean_x, mean_y, xx, yy, xy = (total / share for total in sums)
+    mean_x, xx, xy = (sums / share[:, None]).unbind(dim=1)
+    mean_y, yy = sum_y / share, sum_yy / share
     variances = (xx - mean_x.square()).clamp(min=0) + (yy - mean_y.square()).clamp(min=0)
     covariance = xy - mean_x * mean_y
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
@@ -79,13 +82,27 @@ def known_ssim(
 
 
 def _blur(maps: Tensor, window: int) -> Tensor:
-    """Gaussian means of (B, C, H, W) with zeros beyond the border, one axis after the other."""
-    offset = torch.arange(window, device=maps.device, dtype=maps.dtype) - window // 2
-    weights = torch.exp(-offset.square() / (2 * _SIGMA**2))
-    weights = weights / weights.sum()
-    b, c, h, w = maps.shape
-    flat = maps.reshape(b * c, 1, h, w)
-    with torch.autocast(maps.device.type, enabled=False):  # variances cancel: bf16 would not do
-        flat = F.conv2d(flat, weights.view(1, 1, 1, window), padding=(0, window // 2))
-        flat = F.conv2d(flat, weights.view(1, 1, window, 1), padding=(window // 2, 0))
-    return flat.view(b, c, h, w)
+    """Gaussian means of (B, C, H, W), with zeros beyond the border."""
+    blurred: Tensor = _Blur.apply(maps, window)  # type: ignore[no-untyped-call]
+    return blurred
+
+
+class _Blur(torch.autograd.Function):
+    """A symmetric filter with zeros beyond the border is its own adjoint: the gradient is blurred."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, window: int) -> Tensor:
+        ctx.window = window
+        offset = torch.arange(window, device=maps.device, dtype=maps.dtype) - window // 2
+        weights = torch.exp(-offset.square() / (2 * _SIGMA**2))
+        weights = weights / weights.sum()
+        b, c, h, w = maps.shape
+        flat = maps.reshape(b * c, 1, h, w)
+        with torch.autocast(maps.device.type, enabled=False):  # variances cancel: no bf16
+            flat = F.conv2d(flat, weights.view(1, 1, 1, window), padding=(0, window // 2))
+            flat = F.conv2d(flat, weights.view(1, 1, window, 1), padding=(window // 2, 0))
+        return flat.view(b, c, h, w)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return _Blur.forward(ctx, upstream[0], ctx.window), None

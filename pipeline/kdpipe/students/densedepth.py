@@ -323,4 +323,9 @@ def load_encoder(network: DenseDepth, path: Path) -> None:
         renamed[f"{names.get(module, module)}.{leaf}"] = value
     if not renamed:
         raise CheckpointError(f"{path} holds no encoder: expected MobileNetV2's names")
-    load_state(network.backbone, renamed, str(path))
+    load_state(
+        network.backbone,
+        renamed,
+        str(path),
+        unused=lambda key: key.endswith("num_batches_tracked"),  # older files lack it
+    )
