@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
-from kdpipe.cards import DataCard
 from kdpipe.datasets.render import view, viewpoint
 from kdpipe.datasets.render.room import make_scene
 from kdpipe.datasets.render.shade import Shader
@@ -33,9 +32,10 @@ from kdpipe.strict import build, digest_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kdpipe.cards import DataCard
     from kdpipe.datasets.render.view import View
 
-REVISION = 1
+REVISION = 2
 """Raise it when the pictures change: what was rendered before is rendered again."""
 
 VIEWS = 4

@@ -151,3 +151,14 @@ def test_rooms_are_furnished_and_in_range(scene: int) -> None:
         assert len(np.unique(seen.labels)) >= 3
         assert 25 < seen.image.mean() < 230
         assert seen.image.std() > 15
+
+
+def test_the_pictures_change_only_with_the_revision() -> None:
+    options = rooms.Options(height=48, width=64)
+    views = list(rooms.render_views(options, "train", 0))
+
+    assert rooms.REVISION == 2, "the pictures changed: write down the new figures below"
+    depths = [float(v.depth.mean(dtype=np.float64)) for v in views]
+    levels = [float(v.image.mean()) for v in views]
+    np.testing.assert_allclose(depths, [3.1414, 3.5483, 3.3357, 3.0295], atol=2e-3)
+    np.testing.assert_allclose(levels, [102.89, 105.34, 107.92, 119.93], atol=0.2)

@@ -50,6 +50,8 @@ def bedroom(plan: Plan) -> None:
         plan.along_wall(storage.bookcase(shop))
     if shop.chance(0.5):
         plan.anywhere(seats.sofa(shop)) if shop.chance(0.3) else plan.anywhere(seats.chair(shop))
+    if shop.chance(0.35):
+        plan.along_wall(storage.tv_bench(shop))
 
 
 def living(plan: Plan) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-_SIDE = 320
+_SIDE = 256
 """Of a shadow map [texels]."""
 
 _RIM = 4
@@ -40,29 +40,31 @@ class ShadowMap:
 
     def lit(self, x: Floats, y: Floats, z: Floats) -> Floats:
         """Part of the light (N,) that reaches the points, 0..1."""
-        camera = self.camera
-        dx, dy, dz = (a - np.float32(b) for a, b in zip((x, y, z), camera.position, strict=True))
-        forward, right, down = (
-            dx * np.float32(v[0]) + dy * np.float32(v[1]) + dz * np.float32(v[2])
-            for v in (camera.forward, camera.right, camera.down)
-        )
-        inverse = 1 / np.maximum(forward, np.float32(1e-3))
-        side = _SIDE + 2 * _RIM
-        at = np.zeros(len(x), np.int32)
-        for across, f, middle, stride in (
-            (right, camera.fx, camera.cx, 1),
-            (down, camera.fy, camera.cy, side),
+        camera, side = self.camera, _SIDE + 2 * _RIM
+        inverse = 1 / np.maximum(self._affine(x, y, z, camera.forward), np.float32(1e-3))
+        at = np.zeros(len(x), np.intp)
+        for axis, f, middle, stride in (
+            (camera.right, camera.fx, camera.cx, 1),
+            (camera.down, camera.fy, camera.cy, side),
         ):
-            across *= inverse
-            across *= np.float32(f)
-            across += np.float32(middle + _RIM + 0.5)
-            np.clip(across, _RIM - 1, side - _RIM, out=across)
-            at += across.astype(np.int32) * np.int32(stride)
+            texel = self._affine(x, y, z, f * axis)
+            texel *= inverse
+            texel += np.float32(middle + _RIM + 0.5)
+            np.clip(texel, _RIM - 1, side - _RIM, out=texel)
+            at += texel.astype(np.intp) * stride
         inverse *= np.float32(1.008)  # a caster must be this much nearer
         passed = np.zeros(len(x), np.int8)
         for right_by, down_by in self.taps:
-            passed += np.take(self.inverse, at + np.int32(down_by * side + right_by)) < inverse
+            passed += np.take(self.inverse, at + (down_by * side + right_by)) < inverse
         return passed * np.float32(1 / len(self.taps))
+
+    def _affine(self, x: Floats, y: Floats, z: Floats, direction: Array) -> Floats:
+        """Components (N,) of the points as seen from the light; most lights look along an axis."""
+        total = np.full(len(x), -(direction * self.camera.position).sum(), np.float32)
+        for values, part in zip((x, y, z), direction.tolist(), strict=True):
+            if part:
+                total += values * np.float32(part)
+        return total
 
 
 def shadow_map(scene: Scene, light: Light) -> ShadowMap:

@@ -21,8 +21,8 @@ def make_scene(rng: Generator) -> Scene:
     """Draws a furnished room."""
     kind = str(rng.choice(list(layouts.KINDS)))
     size = (
-        float(rng.uniform(3.0, 5.6)),
-        float(rng.uniform(3.4, 6.8)),
+        float(rng.uniform(2.5, 5.8)),
+        float(rng.uniform(3.0, 7.8)),
         float(rng.uniform(2.35, 3.0)),
     )
     daylight = float(rng.uniform(1.5, 5.0)) if rng.random() < 0.85 else 0.05

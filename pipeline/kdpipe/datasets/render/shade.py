@@ -146,8 +146,8 @@ class Shader:
         side = SIDE >> level
         column = np.floor(samples.u * side).astype(np.int32) & (side - 1)
         row = np.floor(samples.v * side).astype(np.int32) & (side - 1)
-        at = row * side + column + tiles.level_start[level]
-        at += materials.tile[samples.material] * np.int32(tiles.tile_size)
+        at = (row * side + column + tiles.level_start[level]).astype(np.intp)
+        at += materials.tile[samples.material] * tiles.tile_size
         value = np.take(tiles.texels, at) + samples.material * 256
         return [np.take(channel, value) for channel in materials.palette]
 
@@ -233,30 +233,39 @@ def _sunlight(
     shadows: ShadowMap,
 ) -> Floats:
     """Cosine to the sun (N,) where its rays pass a pane and no furniture, else 0."""
+    received = np.zeros_like(samples.u)
     direction = [np.float32(c) for c in sun.towards]
-    through = np.zeros_like(samples.u)
+    cosine = _dot(samples.normal, direction)
+    facing = np.flatnonzero(cosine > 0)
+    position = [np.take(p, facing) for p in samples.position]
     for opening in openings:
-        falls = float((opening.inward * -sun.towards).sum())
+        falls = float(-(opening.inward * sun.towards).sum())
         if falls < 0.05:
             continue
-        offset = [np.float32(c) - p for c, p in zip(opening.centre, samples.position, strict=True)]
-        distance = _dot(offset, [np.float32(-c) for c in opening.inward]) / falls
-        across = [np.float32(opening.inward[1]), np.float32(-opening.inward[0])]
-        side = (distance * direction[0] - offset[0]) * across[0]
-        side += (distance * direction[1] - offset[1]) * across[1]
-        up = distance * direction[2] - offset[2]
-        edge = 0.012 + 0.006 * np.abs(distance)  # the sun is a disc: edges blur with distance
-        inside = np.float32(1)
+        axis = int(np.abs(opening.inward).argmax())  # a wall's normal runs along x or y
+        away = float(opening.inward[axis]) / falls
+        distance = (position[axis] - np.float32(opening.centre[axis])) * np.float32(away)
+        other = 1 - axis
+        side = position[other] + distance * direction[other]
+        side -= np.float32(opening.centre[other])
+        up = position[2] + distance * direction[2]
+        up -= np.float32(opening.centre[2])
+        near = np.flatnonzero(
+            (np.abs(side) < opening.half[0] + 0.05) & (np.abs(up) < opening.half[1] + 0.05)
+        )
+        if not len(near):
+            continue
+        edge = 0.012 + 0.006 * np.take(distance, near)  # the sun is a disc: edges blur
+        passed = np.take(cosine, facing[near])
         for at, half, panes in zip((side, up), opening.half, opening.panes, strict=True):
-            pane = 2 * half / panes
-            from_bar = np.abs((at / pane + panes / 2 + 0.5) % 1 - 0.5) * pane
-            inside = inside * np.clip((half - np.abs(at)) / edge + 0.5, 0, 1)
-            inside = inside * np.clip((from_bar - 0.025) / edge + 0.5, 0, 1)
-        through += inside
-    through *= np.maximum(_dot(samples.normal, direction), 0)
-    some = np.flatnonzero(through > 0)
-    through[some] *= shadows.lit(*(p[some] for p in lifted))
-    return through
+            here, pane = np.take(at, near), 2 * half / panes
+            passed *= np.clip((half - np.abs(here)) / edge + 0.5, 0, 1)
+            bars = here * (1 / pane) + (panes / 2 + 0.5)
+            from_bar = np.abs(bars - np.floor(bars) - 0.5) * pane
+            passed *= np.clip((from_bar - 0.025) / edge + 0.5, 0, 1)
+        through = facing[near]
+        received[through] += passed * shadows.lit(*(np.take(p, through) for p in lifted))
+    return received
 
 
 def _dot(a: list[Floats], b: list[Floats] | list[np.float32]) -> Floats:

@@ -42,7 +42,9 @@ def cabinet(shop: Shop, size: tuple[float, float, float], *, rows: int, columns:
                     (z0 + 0.012, z0 + (height - 0.06) / rows - 0.012),
                 )
                 faces = ("north", "east", "west", "top")
-                out.box(x, (depth, depth + 0.02), z, front, FURNITURE, at=at, faces=faces)
+                out.box(
+                    x, (depth, depth + 0.02), z, front, FURNITURE, at=at, faces=faces, casts=False
+                )
                 tall = z[1] - z[0] > x[1] - x[0]
                 middle = (x[0] + x[1]) / 2, (z[0] + z[1]) / 2
                 knob = (
@@ -58,6 +60,7 @@ def cabinet(shop: Shop, size: tuple[float, float, float], *, rows: int, columns:
                     FURNITURE,
                     at=at,
                     faces=("north", "top", "east", "west"),
+                    casts=False,
                 )
         if height < 1.5:
             clutter(
@@ -124,6 +127,7 @@ def bookcase(shop: Shop) -> Piece:
                         BOOKS,
                         at=at,
                         faces=("north", "top", "east", "west"),
+                        casts=False,
                     )
                     x += long
                 elif kind < 0.75 and singles > 0:
@@ -139,6 +143,7 @@ def bookcase(shop: Shop) -> Piece:
                                 BOOKS,
                                 at=at,
                                 faces=("north", "top", "east", "west"),
+                                casts=False,
                             )
                         x += thick + 0.001
                 elif kind < 0.88:
@@ -238,6 +243,7 @@ def kitchen(shop: Shop, width: float) -> Piece:
                 FURNITURE,
                 at=at,
                 faces=faces,
+                casts=False,
             )
             out.box(
                 (x[0] + 0.08, x[1] - 0.08),
@@ -247,6 +253,7 @@ def kitchen(shop: Shop, width: float) -> Piece:
                 FURNITURE,
                 at=at,
                 faces=faces,
+                casts=False,
             )
             if is_oven:
                 out.box(

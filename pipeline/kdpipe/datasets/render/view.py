@@ -77,8 +77,8 @@ def _filtered(
     rays = np.take(x, column), np.take(y, row)
     colour = shader.colour(camera, *rays, np.take(inverse, at), np.take(hit, at))
 
-    sample = np.zeros(hit.size, np.int32)
-    sample[at] = np.arange(len(at), dtype=np.int32)
+    sample = np.zeros(hit.size, np.intp)
+    sample[at] = np.arange(len(at))
     light = np.take(colour, sample.reshape(hit.shape)[1::2, 1::2].ravel(), axis=1)
     edges = np.flatnonzero(mixed)
     row, column = np.divmod(edges, width)

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 _NEAREST = 0.55
 """No probed ray should end nearer than this [m]."""
 
-_CANDIDATES = 24
+_MEDIAN = (1.2, 5.5)
+"""Range of the median depth a view is drawn for [m]."""
+
+_CANDIDATES = 20
 
 
 def choose(scene: Scene, rng: Generator, height: int, width: int) -> Camera:
     """Draws a camera: standing free, looking across the room, furniture in view.
 
     Of some candidates the best is taken, by what a few probing rays meet: nothing too near, a
-    good part furniture, a spread of depths.
+    good part furniture, a spread of depths, and a median depth near one that is drawn first, so
+    that close and wide views are about as frequent.
     """
     size = np.array(scene.size)
     focal = width / 2 / np.tan(np.radians(rng.uniform(56, 74)) / 2)
@@ -40,12 +44,16 @@ def choose(scene: Scene, rng: Generator, height: int, width: int) -> Camera:
     pitch = np.radians(rng.normal(-13, 6, _CANDIDATES) - 8 * (eye - 1.45))
     positions = np.concatenate([ground, np.full((_CANDIDATES, 1), eye)], 1)
     turned = axes(yaw, pitch, float(roll))
-    scores = _score(scene, positions, turned, (width / 2 / focal, height / 2 / focal))
+    wanted = float(np.exp(rng.uniform(*np.log(_MEDIAN))))
+    reach = (width / 2 / focal, height / 2 / focal)
+    scores = _score(scene, positions, turned, reach, wanted)
     best = int(scores.argmax())
     return look(positions[best], turned[best], intrinsics)
 
 
-def _score(scene: Scene, positions: Array, turned: Array, reach: tuple[float, float]) -> Array:
+def _score(
+    scene: Scene, positions: Array, turned: Array, reach: tuple[float, float], wanted: float
+) -> Array:
     """How good each view (C,) is; 9 x 7 rays to walls and furniture's bounding boxes."""
     x, y = np.meshgrid(np.linspace(-reach[0], reach[0], 9), np.linspace(-reach[1], reach[1], 7))
     through = np.stack([np.ones(x.size), x.ravel(), y.ravel()], 1)
@@ -66,7 +74,7 @@ def _score(scene: Scene, positions: Array, turned: Array, reach: tuple[float, fl
     nearest, median = depth.min(1), np.median(depth, axis=1)
     score: Array = (
         20 * np.minimum(nearest, _NEAREST)
-        + np.minimum(median, 3.0)
+        - 6 * np.abs(np.log(median / wanted))
         + 4 * np.minimum(furnished, 0.5)
         + 0.8 * np.log(depth).std(1)
     )

@@ -242,7 +242,7 @@ def window(plan: Plan, *, curtains: bool) -> None:
                 faces=ALL_BUT_BOTTOM,
             )
         wall.taken.append((x + wide * 0.1, x + wide * 0.9, 0.1, 0.7))
-    middle, inward = at((x + wide / 2, 0.0, (low + top) / 2)), at.turn[:, 1]
+    middle, inward = at((x + wide / 2, 0.0, (low + top) / 2)), np.rint(at.turn[:, 1])
     plan.openings.append(Opening(middle, inward, (wide / 2, (top - low) / 2), (columns, rows)))
 
 
