@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth
 
 HISTOGRAM_CELLS = 24
-"""Of depth, evenly in log-space over the data card's range."""
+"""Of depth, evenly in log-space over the farther hundredfold of the data card's range."""
 
 BIN_PIXELS = 1500
 """About so many pixels of an image are asked for their bins."""
@@ -113,7 +113,8 @@ def run(
     store = open_store(store_path(data, teacher), card=card)
     if not store.finished.any():
         raise StoreError(f"{store.path} has no finished row: run `kdpipe teach` first")
-    edges = np.geomspace(rows.card.min_depth, rows.card.max_depth, HISTOGRAM_CELLS + 1)
+    near = max(rows.card.min_depth, rows.card.max_depth / 100)
+    edges = np.geomspace(near, rows.card.max_depth, HISTOGRAM_CELLS + 1)
     images = list(_look_at_all(rows, store, edges, workers))
     summary: dict[str, object] = {
         "teacher": teacher,

@@ -10,5 +10,5 @@ def report(manifests: Manifests = None, json: Json = False) -> None:
     from kdpipe import report as library
 
     done = library.run(manifests=manifests)
-    line = f"{done.runs} evaluations on {done.boards} boards: {done.path}"
+    line = f"{done.runs} teachers and students side by side: {done.path}"
     say(line, {"path": str(done.path), "boards": done.boards, "runs": done.runs}, json=json)

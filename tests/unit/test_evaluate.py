@@ -15,7 +15,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import DataError, StaleStoreError, StoreError, UnknownNameError
 from kdpipe.metrics.table import read_table
 from kdpipe.rows import make_rows, write_rows
-from kdpipe.store.layout import evaluation_path, rows_path
+from kdpipe.store.layout import Run, evaluation_path, parse_run, rows_path
 
 RUN = ToyProject.run.name
 
@@ -161,3 +161,15 @@ def test_a_split_where_nothing_counts_is_an_error(toy: ToyProject) -> None:
 
     with pytest.raises(DataError, match="no image could be judged"):
         evaluate.run(run=RUN)
+
+
+@pytest.mark.parametrize("aux", [(), ("pool",), ("pool", "more-pool")])
+def test_a_runs_name_is_read_back(aux: tuple[str, ...]) -> None:
+    run = Run(data="my_photos", aux=aux, teacher="a-b", student="s", method="tie-kd", seed=12)
+
+    assert parse_run(run.name) == run
+
+
+@pytest.mark.parametrize("name", ["", "toy", "a_b_c_d", "a_b_c_d_7", "a_b_c_d_sx"])
+def test_what_is_no_runs_name_is_none(name: str) -> None:
+    assert parse_run(name) is None

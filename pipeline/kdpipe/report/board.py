@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kdpipe.cards import build
 from kdpipe.errors import CardError, DataError
 from kdpipe.evaluate import Summary
 from kdpipe.metrics import METRICS
@@ -20,6 +19,7 @@ from kdpipe.metrics.table import read_summary
 from kdpipe.store.layout import evaluation_path, student_dir
 from kdpipe.store.ledger import finished, read_record
 from kdpipe.store.metadata import read_info
+from kdpipe.strict import build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kdpipe.errors import DataError
 from kdpipe.report.sheets import plain
@@ -105,6 +106,7 @@ def draw_results(path: Path, title: str, board: Board, student: str) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     if lines:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, metadata={"Software": None})

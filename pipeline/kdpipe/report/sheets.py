@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def draw_sheet(path: Path, title: str, columns: Sequence[str], seen: Sequence[Se
         above, below = axes[2 * number], axes[2 * number + 1]
         _draw_image(above, below, one, columns, depth_scale, error_scale)
     for column, name in enumerate(("image", "measured", *columns)):
-        axes[0, column].set_title(_wrapped(plain(name)), fontsize=8)
+        axes[0, column].set_title(_wrapped(plain(name), int(13 * width)), fontsize=8)
     figure.text(
         0.1 / size[0], 1 - 0.12 / size[1], plain(title), fontsize=10, va="top", weight="bold"
     )
@@ -177,12 +178,12 @@ def _bolder(values: Depth) -> Depth:
     return grown
 
 
-def _wrapped(name: str) -> str:
+def _wrapped(name: str, longest: int) -> str:
     """Breaks a long heading where it may be broken."""
     lines, line = [], ""
-    for word in name.replace("-", "-\u200b").replace("+", "+\u200b").split("\u200b"):
-        if line and len(line + word) > 20:
+    for word in re.findall(r"[^-+ ]*[-+ ]*", name):
+        if line and len(line + word) > longest:
             lines.append(line)
             line = ""
         line += word
-    return "\n".join([*lines, line])
+    return "\n".join(part.strip() for part in [*lines, line])

@@ -205,7 +205,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def escape(text: str) -> str:
     """Makes a name harmless in Markdown and HTML: it shows as it is."""
     flat = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]()#!|~])", r"\\\1", flat)
+    return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", flat)
 
 
 def value_text(metric: str, mean: float, deviation: float | None) -> str:
