@@ -136,14 +136,29 @@ class Claim:
         return newest == [self._generation] and owner is not None and owner == self.owner
 
 
-def release_run(store: Path, run: str) -> None:
-    """Gives back all that a run's dead processes still claim; call it when they are dead."""
+def tidy(store: Path, run: str) -> None:
+    """Removes what a run's dead processes left, and what is of no use to anyone.
+
+    Call it when all processes of the run are dead. Claims of dead processes on shards that are not
+    finished stay: whoever claims such a shard breaks them, and clears its work.
+
+    Args:
+        store: to be tidied.
+        run: whose claims are given back, finished or not.
+    """
     for path in sorted(layout.claim_path(store, 0, 0).parent.glob("*.json")):
-        owner = _owner(path)
-        if owner is not None and owner.run == run:
-            work = layout.work_dir(store, int(path.name.split(".")[0]), owner.token)
-            shutil.rmtree(work, ignore_errors=True)
+        owner, shard = _owner(path), int(path.name.split(".")[0])
+        if owner is None:
+            continue
+        is_over = owner.is_gone and layout.record_path(store, shard).exists()
+        if owner.run == run or is_over:
+            shutil.rmtree(layout.work_dir(store, shard, owner.token), ignore_errors=True)
             path.unlink(missing_ok=True)
+    for folder in (layout.claim_path(store, 0, 0).parent, layout.record_path(store, 0).parent):
+        for path in folder.glob(".*.tmp"):  # killed while it wrote one of these small files
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > LEASE_SECONDS:
+                    path.unlink()
 
 
 def _refuse_living(store: Path, shard: int, generation: int) -> None:

@@ -7,6 +7,7 @@ arrays visible together; without it their files are leftovers that the next owne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -150,7 +151,8 @@ class _ShardFile:
         return FileDigest(bytes=self._size, sha256=self._sha256.hexdigest())
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk: what is buffered is given up anyway
+            self._file.close()
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)

@@ -13,7 +13,7 @@ from kdpipe.cards import load_teacher_card
 from kdpipe.params import load_params
 from kdpipe.rows import read_rows
 from kdpipe.store import layout
-from kdpipe.store.claims import release_run
+from kdpipe.store.claims import tidy
 from kdpipe.teaching import plan as plans
 from kdpipe.teaching.manifest import write_manifest
 from kdpipe.teaching.plan import Plan, Subject
@@ -150,7 +150,7 @@ def run(
             seconds = time.perf_counter() - began
     finally:
         pool.close()
-        release_run(path, assignment.run)
+        tidy(path, assignment.run)
     if tally is not None:
         raise_what_failed(tally, len(plan.missing))
     complete = _finish(path, manifest, info, len(rows))

@@ -15,7 +15,7 @@ import pytest
 
 from kdpipe.errors import ClaimError
 from kdpipe.store import claims, layout
-from kdpipe.store.claims import Claim, release_run
+from kdpipe.store.claims import Claim, tidy
 from kdpipe.store.disk import as_json
 
 HOLD = """
@@ -137,10 +137,24 @@ def test_an_unreadable_claim_is_respected_until_its_lease_is_over(tmp_path: Path
     Claim.take(tmp_path, 3, "mine").hold()
 
 
-def test_a_runs_own_claims_are_given_back_and_no_others(tmp_path: Path) -> None:
+def test_tidying_gives_back_a_runs_own_claims_and_those_of_the_dead_on_finished_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Claim.take(tmp_path, 1, "mine")
     Claim.take(tmp_path, 2, "other")
+    for shard in (2, 3, 4):
+        layout.record_path(tmp_path, shard).parent.mkdir(exist_ok=True)
+        layout.record_path(tmp_path, shard).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "_boot", lambda: "before the machine was started again")
+        Claim.take(tmp_path, 3, "dead, finished")
+        Claim.take(tmp_path, 5, "dead, unfinished")
+    old, new = tmp_path / "claims" / ".a.tmp", tmp_path / "claims" / ".b.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
 
-    release_run(tmp_path, "mine")
+    tidy(tmp_path, "mine")
 
-    assert [one.name for one in (tmp_path / "claims").iterdir()] == ["0000002.1.json"]
+    left = sorted(one.name for one in (tmp_path / "claims").iterdir())
+    assert left == [".b.tmp", "0000002.1.json", "0000005.1.json"]
