@@ -82,7 +82,8 @@ def _tie_kd(output: Prediction, target: Tensor, valid: Tensor, options: Options)
     if output.probabilities is None:
         raise CardError("tie-kd: the student has no bins, expected `head: dpm` in its card")
     form = form_of(options, output.probabilities.shape[1])
-    return tie_kd(output.depth, output.probabilities, output.centers, target, valid, form=form)
+    depth = _depth_at(output, target)
+    return tie_kd(depth, output.probabilities, output.centers, target, valid, form=form)
 
 
 def _ssim(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:

@@ -88,7 +88,7 @@ def _blur(maps: Tensor, window: int) -> Tensor:
 
 
 class _Blur(torch.autograd.Function):
-    """A symmetric filter with zeros beyond the border is its own adjoint: the gradient is blurred."""
+    """A symmetric filter with zeros beyond the border is its own adjoint: gradients are blurred."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, window: int) -> Tensor:

@@ -165,5 +165,5 @@ def _picked(maps: Tensor, like: Tensor) -> Tensor:
 
 def _range_of(centers: Tensor) -> float:
     """Width of all bins together [m]."""
-    width = float(centers[1] - centers[0])
-    return float(centers[-1] - centers[0]) + width
+    first, second, last = centers.detach()[[0, 1, -1]].tolist()
+    return float(last - first + second - first)
