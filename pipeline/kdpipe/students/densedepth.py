@@ -274,7 +274,8 @@ class DenseDepth(nn.Module):
 
     def forward(self, rgb: Tensor) -> StudentOutput:
         """Predicts from RGB (B, 3, H, W) in [0, 1]; normalises it itself."""
-        maps = self.backbone((rgb - self.mean) / self.std)
+        normalised = ((rgb - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        maps = self.backbone(normalised)
         output: StudentOutput = self.decode_head(maps, (rgb.shape[-2], rgb.shape[-1]))
         return output
 
@@ -302,7 +303,9 @@ def build(card: StudentCard, bins: UniformBins) -> DenseDepth:
         raise UnknownNameError("students/densedepth.py", card.encoder, _ENCODERS)
     encoder, published = _ENCODERS[card.encoder]
     channels = tuple(_divisible(c * card.width) for c in published)
-    return DenseDepth(encoder(card.encoder_width, card.encoder_stride), channels, bins, card)
+    network = DenseDepth(encoder(card.encoder_width, card.encoder_stride), channels, bins, card)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a third faster
+    return network
 
 
 def load_encoder(network: DenseDepth, path: Path) -> None:
