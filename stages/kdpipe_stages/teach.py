@@ -27,7 +27,7 @@ def teach(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0: this process.")] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="May be a fraction.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, …; auto: a GPU if seen.")] = "auto",
     shards: Annotated[
         str | None, typer.Option(metavar="A:B", help="Only these, for batch schedulers.")

@@ -103,7 +103,8 @@ class Teacher(ABC):
         rgb = to_rgb(images).to(self.device)
         focal = None if focal is None else torch.as_tensor(focal, device=self.device)
         if self.card.input_size is not None and rgb.shape[-2:] != self.card.input_size:
-            rgb = resize(rgb, self.card.input_size)
+            # As training shrinks its images; without antialiasing a network sees what it never saw.
+            rgb = F.interpolate(rgb, self.card.input_size, mode="bilinear", antialias=True)
         out = self.look(rgb, focal)
         if not self.mirror:
             return out

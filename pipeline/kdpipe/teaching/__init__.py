@@ -35,7 +35,7 @@ class Options:
     """Ray actors; 0: this process, no Ray."""
 
     gpus_per_worker: float = 0.0
-    batch_size: int = 1
+    batch_size: int = 8
     device: str = "auto"
     """A torch device's name; `auto`: a GPU if a worker sees one."""
 
