@@ -51,11 +51,18 @@ class Tally:
     """The whole run ends for this reason."""
 
     _attempts: Counter[int] = field(default_factory=Counter)
-    _waited: set[int] = field(default_factory=set)
+    _held: dict[int, float] = field(default_factory=dict)
+    """Shards that others hold, and when we saw it."""
 
     def next(self) -> int | None:
         """A shard to be taught now; None where there is none."""
-        return self.queue.popleft() if self.queue and self.stop is None else None
+        if not self.queue or self.stop is not None:
+            return None
+        shard = self.queue.popleft()
+        if shard in self._held:
+            since = time.monotonic() - self._held[shard]
+            time.sleep(max(0.0, _SECONDS_TO_WAIT_FOR_A_CLAIM - since))
+        return shard
 
     def note(self, event: Taught | Failed) -> None:
         """Takes in how a shard ended."""
@@ -64,11 +71,9 @@ class Tally:
             return
         if event.is_final:
             self.stop = self.stop or event
-        elif event.is_held and event.shard not in self._waited:
-            self._waited.add(event.shard)
+        elif event.is_held and event.shard not in self._held:
+            self._held[event.shard] = time.monotonic()
             self.queue.append(event.shard)
-            if all(shard in self._waited for shard in self.queue):
-                time.sleep(_SECONDS_TO_WAIT_FOR_A_CLAIM)
         elif event.is_held:
             self.failed[event.shard] = event
         else:

@@ -1,0 +1,65 @@
+"""What happens to a shard that fails."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from kdpipe.errors import ClaimError, StoreError
+from kdpipe.teaching.tally import MAX_ATTEMPTS, Failed, Tally, raise_what_failed
+from kdpipe.teaching.worker import Taught
+
+TAUGHT = Taught(shard=0, images=8, bad={}, bytes=1, seconds=1.0, forward_seconds=1.0)
+
+
+def drain(tally: Tally, failures: dict[int, Failed]) -> list[int]:
+    """Runs to the end; gives the order in which shards were tried."""
+    tried = []
+    while (shard := tally.next()) is not None:
+        tried.append(shard)
+        tally.note(failures.get(shard, TAUGHT))
+    return tried
+
+
+def test_a_failing_shard_is_tried_a_few_times_after_the_others_and_then_reported() -> None:
+    tally = Tally(queue=deque([0, 1, 2]))
+
+    tried = drain(tally, {1: Failed(shard=1, message="died")})
+
+    assert tried == [0, 1, 2] + [1] * (MAX_ATTEMPTS - 1)
+    with pytest.raises(StoreError, match=r"^1 shard not taught: died \(2 of 3 shards were taught"):
+        raise_what_failed(tally, 3)
+
+
+def test_a_held_shard_is_tried_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("kdpipe.teaching.tally.time.sleep", slept.append)
+    tally = Tally(queue=deque([0, 1, 2]))
+
+    tried = drain(tally, {0: Failed(shard=0, message="held by X", is_held=True)})
+
+    assert tried == [0, 1, 2, 0]
+    assert len(slept) == 1
+    assert 0 < slept[0] <= 3
+    with pytest.raises(ClaimError, match="held by X"):
+        raise_what_failed(tally, 3)
+
+
+def test_a_full_disk_ends_the_run() -> None:
+    tally = Tally(queue=deque([0, 1, 2]))
+
+    tried = drain(tally, {1: Failed(shard=1, message="disk full", is_final=True)})
+
+    assert tried == [0, 1]
+    with pytest.raises(StoreError, match=r"disk full \(1 of 3"):
+        raise_what_failed(tally, 3)
+
+
+def test_nothing_is_raised_where_all_went_well() -> None:
+    tally = Tally(queue=deque([0, 1]))
+
+    drain(tally, {})
+
+    raise_what_failed(tally, 2)
+    assert len(tally.taught) == 2
