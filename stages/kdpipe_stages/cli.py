@@ -27,6 +27,8 @@ from kdpipe_stages.listing import listing
 from kdpipe_stages.report import report
 from kdpipe_stages.teach import teach
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -70,12 +72,12 @@ def run(arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name="kdpipe", standalone_mode=True)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this, without a word
+            typer.echo("kdpipe: interrupted; what is finished stays, run again to go on", err=True)
+        return status
     except KdpipeError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        typer.echo("kdpipe: interrupted; what is finished stays, run it again to go on", err=True)
-        return 130
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

@@ -101,7 +101,7 @@ def test_an_interrupted_command_exits_130(number: signal.Signals, tmp_path: Path
             sys.executable,
             "-c",
             "import os, kdpipe_stages.cli as cli, kdpipe.cards as cards\n"
-            "cards.card_names = lambda *_: (print('up', flush=True), __import__('time').sleep(60))\n"
+            "cards.card_names = lambda *_: print('up', flush=True) or __import__('time').sleep(60)\n"
             "cli.main()",
             "list",
         ],
