@@ -71,9 +71,10 @@ def dpm_loss(
         TIE-KD, section 3.2, and its published code, whose mask and epsilons these are.
     """
     weight = torch.ones_like(depth) if known is None else known
-    loss: Tensor = _DpmLoss.apply(
-        probabilities.float(), depth.float(), centers.float(), weight.float(), sigma, mode
-    )  # type: ignore[no-untyped-call]
+    with torch.autocast(probabilities.device.type, enabled=False):  # sums in bf16 would not do
+        loss: Tensor = _DpmLoss.apply(
+            probabilities.float(), depth.float(), centers.float(), weight.float(), sigma, mode
+        )  # type: ignore[no-untyped-call]
     return loss
 
 

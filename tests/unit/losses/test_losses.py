@@ -49,6 +49,17 @@ def test_a_loss_is_a_positive_scalar_with_a_finite_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("options", [{}, {"dpm_mode": "normalized", "ssim": "known"}])
+def test_mixed_precision_does_not_reach_into_a_loss(name: str, options: dict[str, object]) -> None:
+    output = Output()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ALL[name](output, TARGET, EVERYWHERE, options)
+
+    torch.testing.assert_close(mixed, ALL[name](output, TARGET, EVERYWHERE, options))
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_valid_costs_nothing_and_teaches_nothing(name: str) -> None:
     output = Output()
 
