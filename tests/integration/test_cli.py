@@ -100,8 +100,8 @@ def test_an_interrupted_command_exits_130(number: signal.Signals, tmp_path: Path
         [
             sys.executable,
             "-c",
-            "import os, kdpipe_stages.cli as cli, kdpipe.cards as cards\n"
-            "cards.card_names = lambda *_: print('up', flush=True) or __import__('time').sleep(60)\n"
+            "import time, kdpipe_stages.cli as cli, kdpipe.cards as cards\n"
+            "cards.card_names = lambda *_: print('up', flush=True) or time.sleep(60)\n"
             "cli.main()",
             "list",
         ],
