@@ -6,9 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.errors import TrainingError
@@ -19,7 +17,7 @@ from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher
 from kdpipe.teachers.weights import missing_weights, sha256_of_file
 from kdpipe.training.augment import augment_of
-from kdpipe.training.checkpoint import write_json, write_whole
+from kdpipe.training.checkpoint import write_json, write_torch
 from kdpipe.training.loop import (
     METRICS,
     Plan,
@@ -34,6 +32,9 @@ from kdpipe.training.methods import truth_loss
 from kdpipe.training.pictures import write_picture
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.validation import Validation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +150,7 @@ def _train(
 
     loss = _step_loss(recipe, card.name)
     trained = train(network, Stream([dataset], seed=plan.seed), loss, validate, plan)
-    state = {"model": network.state_dict()}
-    write_whole(folder / MODEL, lambda file: torch.save(state, file))
+    write_torch(folder / MODEL, {"model": network.state_dict()})
     _write_weights(card, rows.name, folder / MODEL, "fitted", trained.progress.step)
     finish(plan, trained, {"parameters": sum(p.numel() for p in network.parameters())})
     return Fitted(

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -45,18 +45,53 @@ class Progress:
     points: list[Point] = field(default_factory=list)
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+class Sink:
+    """A file as torch.save sees it; remembers why the disk refused, which torch does not say."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """Writes all of it."""
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing to do before the end."""
+
+
+def write_whole(path: Path, write: Callable[[Sink], object]) -> None:
     """Writes a file under a temporary name, flushes it to disk, renames it.
 
     A reader, and a process that starts after a crash, see the old file or the new one.
+
+    Raises:
+        OSError: the disk refuses; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
     with half.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+        sink = Sink(file)
+        try:
+            write(sink)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException as error:
+            half.unlink(missing_ok=True)
+            refused = error if isinstance(error, OSError) else sink.error
+            if refused is None:
+                raise
+            raise OSError(refused.errno, refused.strerror, str(path)) from error
     half.replace(path)
+
+
+def write_torch(path: Path, content: object) -> None:
+    """Writes what torch.load reads, whole or not at all."""
+    write_whole(path, lambda sink: torch.save(content, cast("IO[bytes]", sink)))
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
@@ -78,7 +113,7 @@ def save(
     """
     plain = json.loads(json.dumps(dict(identity)))  # as it is compared when it is read
     content = {"identity": plain, "progress": asdict(progress), "state": dict(state)}
-    write_whole(folder / NAME, lambda file: torch.save(content, file))
+    write_torch(folder / NAME, content)
 
 
 def load(folder: Path, identity: Mapping[str, object]) -> tuple[Progress, Mapping[str, Any]] | None:
@@ -116,7 +151,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         logger.warning("%s cannot be read (%s): starting anew", path, reason)
         return None
     if not isinstance(content, dict) or set(content) != {"identity", "progress", "state"}:

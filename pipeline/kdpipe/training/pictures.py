@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,10 @@ def write_picture(
         )
     ]
     picture = Pillow.fromarray(np.concatenate(lines))
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
     path = folder / FOLDER / f"step_{step:06d}.png"
-    write_whole(path, lambda file: picture.save(file, format="PNG"))
+    write_whole(path, lambda sink: sink.write(content.getvalue()))
 
 
 def colours(depth: Depth, max_depth: float) -> Image:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdpipe.cards import FitRecipe
+from kdpipe.errors import TrainingError
+from kdpipe.params import TrainParams
+from kdpipe.rows import Rows
+from kdpipe.training import checkpoint
+from kdpipe.training.augment import Augment
+from kdpipe.training.loop import Plan, Trained, finish, pick_device, train
+from kdpipe.training.samples import DistillDataset, Sample, Stream
+
+RECIPE = FitRecipe(learning_rate=0.01, encoder_learning_rate_factor=0.1, warm_up=0.5)
+PARAMS = TrainParams(height=32, width=48, batch_size=2, steps=8, validate_every=4)
+MakeRows = Callable[..., Rows]
+
+
+class Toy(nn.Module):
+    """Two layers, and dropout: the part of a network that draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, h, w)."""
+        depth: Tensor = self.head(self.encoder(images))[:, 0]
+        return depth
+
+
+def loss(network: nn.Module, batch: Sample) -> Tensor:
+    error = (network(batch["image"]).float() - batch["truth"]).abs()
+    return torch.as_tensor(error[batch["valid"]].mean())
+
+
+def validate(network: nn.Module, step: int) -> Mapping[str, float]:
+    assert not network.training
+    return {"abs_rel": 1 / step}
+
+
+def toy() -> Toy:
+    torch.manual_seed(0)
+    return Toy()
+
+
+@pytest.fixture
+def stream(make_tiny: MakeRows) -> Stream:
+    return Stream([DistillDataset(make_tiny(), transform=Augment(size=(32, 48)))], seed=0)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return Plan(
+        title="toy", folder=tmp_path / "run", recipe=RECIPE, params=PARAMS, identity={"a": 1}
+    )
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_dropout_is_the_same_after_a_resume(stream: Stream, plan: Plan) -> None:
+    whole = toy()
+    train(whole, stream, loss, validate, replace(plan, folder=plan.folder / "whole"))
+    cut = toy()
+    first = train(cut, stream, loss, validate, replace(plan, max_minutes=0.0))
+    torch.rand(7)  # a new process's random state is another
+
+    second = toy()
+    done = train(second, stream, loss, validate, plan)
+
+    assert (first.progress.step, first.finished) == (1, False)
+    assert (done.progress.step, done.finished, done.new_steps) == (8, True, 7)
+    assert same(whole, second)
+    assert not same(whole, cut)
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(stream: Stream, plan: Plan) -> None:
+    def interrupted(network: nn.Module, batch: Sample) -> Tensor:
+        if int(batch["row"][0]) == first_row_of_step_2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(network, batch)
+
+    first_row_of_step_2 = int(stream[2 * PARAMS.batch_size]["row"])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy(), stream, interrupted, validate, plan)
+
+    found = checkpoint.load(plan.folder, plan.identity)
+    assert found is not None
+    assert 1 <= found[0].step <= 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_encoder_has_its_own_learning_rate(stream: Stream, plan: Plan) -> None:
+    train(toy(), stream, loss, validate, replace(plan, max_minutes=0.0))
+
+    found = checkpoint.load(plan.folder, plan.identity)
+    assert found is not None
+    peaks = [group["max_lr"] for group in found[1]["optimizer"]["param_groups"]]
+    assert peaks == pytest.approx([0.001, 0.01])
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_to_the_published_end(
+    stream: Stream, plan: Plan
+) -> None:
+    each = replace(plan, params=replace(PARAMS, validate_every=1))
+
+    done = train(toy(), stream, loss, validate, each)
+
+    rates = [point.learning_rate for point in done.progress.points]
+    assert max(rates) == pytest.approx(RECIPE.learning_rate, rel=0.05)
+    assert rates[-1] == pytest.approx(
+        RECIPE.learning_rate / RECIPE.start_division / RECIPE.end_division
+    )
+
+
+def test_the_curves_hold_each_validation_once(stream: Stream, plan: Plan) -> None:
+    train(toy(), stream, loss, validate, replace(plan, max_minutes=0.0))
+    stale = plan.folder / "dvclive/plots/metrics/val/abs_rel.tsv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("step\tabs_rel\n99\t1.0\n")  # a killed run's, beyond its checkpoint
+
+    train(toy(), stream, loss, validate, plan)
+
+    assert stale.read_text() == "step\tabs_rel\n4\t0.25\n8\t0.125\n"
+    metrics = json.loads((plan.folder / "dvclive/metrics.json").read_text())
+    assert metrics["step"] == 8
+    assert set(metrics["train"]) == {"loss", "learning_rate"}
+
+
+def test_bf16_trains(stream: Stream, plan: Plan) -> None:
+    done = train(
+        toy(), stream, loss, validate, replace(plan, params=replace(PARAMS, precision="bf16"))
+    )
+
+    assert done.finished
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(stream: Stream, plan: Plan) -> None:
+    def breaks(network: nn.Module, batch: Sample) -> Tensor:
+        calls.append(1)
+        return loss(network, batch) * (float("nan") if len(calls) == 6 else 1)
+
+    calls: list[int] = []
+    with pytest.raises(TrainingError, match=r"loss is nan at step 5.*learning_rate"):
+        train(toy(), stream, breaks, validate, plan)
+
+    found = checkpoint.load(plan.folder, plan.identity)
+    assert found is not None
+    assert found[0].step == 4
+
+
+def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
+    done: Trained = train(toy(), stream, loss, validate, plan)
+
+    finish(plan, done, {"parameters": 5})
+
+    said = json.loads((plan.folder / "metrics.json").read_text())
+    assert (said["steps"], said["finished"], said["abs_rel"]) == (8, True, 0.125)
+    assert said["parameters"] == 5
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(TrainingError, match="take --device cpu"):
+        pick_device("warp")
