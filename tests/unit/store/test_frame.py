@@ -61,3 +61,13 @@ def test_a_pixel_that_touches_an_unknown_one_is_unknown_and_no_other() -> None:
 def test_a_window_outside_the_frame_is_refused(window: tuple[int, int, int, int]) -> None:
     with pytest.raises(StoreError, match="leaves the frame"):
         to_frame(np.ones((3, 3), np.float32), (5, 5), Window(*window))
+
+
+def test_the_last_pixel_is_the_last_native_one_although_its_place_rounds_down() -> None:
+    native = np.array([[1, 0, 4]], np.float32)  # 49 * (2 / 49) is a little less than 2
+
+    brought = to_frame(native, (1, 50))
+
+    assert brought[0, 0] == 1
+    assert brought[0, 49] == 4
+    assert not brought[0, 1:49].any()
