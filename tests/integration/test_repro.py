@@ -27,10 +27,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a project") / "kd pipe"
     for part in ("manifests", "pipeline"):
         shutil.copytree(PROJECT / part, folder / part)
-    shutil.copytree(PROJECT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copytree(
+        PROJECT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
+    )
     shutil.copy(PROJECT / "dvc.yaml", folder)
     small = {"train": 8, "val": 4, "test": 4, "pool": 0, "height": 96, "width": 128, "seed": 1}
-    for name, counts in (("rooms", {}), ("rooms-pool", {"train": 0, "val": 0, "test": 0, "pool": 8})):
+    for name, counts in (
+        ("rooms", {}),
+        ("rooms-pool", {"train": 0, "val": 0, "test": 0, "pool": 8}),
+    ):
         path = folder / "manifests/data" / f"{name}.yaml"
         card = yaml.safe_load(path.read_text())
         card["options"] = {**small, **counts}
@@ -130,4 +135,4 @@ def test_a_killed_distill_goes_on_under_dvc(project: Path) -> None:
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "goes on from step" in ended.stderr + ended.stdout
+    assert "going on from step" in ended.stderr + ended.stdout
