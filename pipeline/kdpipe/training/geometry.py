@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from kdpipe.training.resampling import between, extended, gather, taps
+
 if TYPE_CHECKING:
     from kdpipe.types import BinCodes, Depth, Image, Valid
 
@@ -126,18 +128,22 @@ class Transform:
         Returns:
             float32 (3, h, w) in [0, 1].
         """
-        values = torch.from_numpy(np.array(image, order="C")).movedim(2, 0)
-        return (self.channels(values) / 255).clamp_(0, 1)
+        pixels = torch.from_numpy(np.array(image, order="C"))
+        return (self._moved(pixels) / 255).clamp_(0, 1).permute(2, 0, 1).contiguous()
 
     def channels(self, values: torch.Tensor) -> torch.Tensor:
         """Moves smooth values (C, H, W) -> float32 (C, h, w), as `image` does."""
+        return self._moved(values.permute(1, 2, 0).contiguous()).permute(2, 0, 1)
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """(H, W, C) -> float32 (h, w, C): whole lines are copied, three times as fast."""
         if self.is_rotated:
             return self._turned(values)
         x, y = self.positions()
-        rows = _taps(y[:, 0], self.frame[0], abs(self.matrix[1, 1]))
-        columns = _taps(x[0], self.frame[1], abs(self.matrix[0, 0]))
-        moved = _gather(_gather(values, rows, 1), columns, 2)
-        return moved * torch.from_numpy(self.inside())
+        rows = taps(y[:, 0], self.frame[0], abs(self.matrix[1, 1]))
+        columns = taps(x[0], self.frame[1], abs(self.matrix[0, 0]))
+        moved = gather(gather(values, rows, 0), columns, 1)
+        return moved * torch.from_numpy(self.inside())[..., None]
 
     def _turned(self, values: torch.Tensor) -> torch.Tensor:
         # Shrink along the frame's axes first, then turn at about one pixel a pixel.
@@ -145,17 +151,17 @@ class Transform:
         height, width = (
             max(1, math.ceil(n / s)) for n, s in zip(self.frame, steps[::-1], strict=True)
         )
-        values = values.float()
         if (height, width) != self.frame:
-            values = Transform.identity(*self.frame).resize(height, width).channels(values)
+            values = Transform.identity(*self.frame).resize(height, width)._moved(values)
+        values = values.float()
         # A ring beyond the border, so that the outer half of a shrunk pixel is not flat.
-        values = _extended(_extended(values, 1), 2)
+        values = extended(extended(values, 0), 1)
         x, y = self.positions()
         column = (2 * (x * width / self.frame[1] + 1) / (width + 2)) - 1
         row = (2 * (y * height / self.frame[0] + 1) / (height + 2)) - 1
         grid = torch.from_numpy(np.stack([column, row], -1).astype(np.float32))
-        turned = F.grid_sample(values[None], grid[None], align_corners=False)[0]
-        return turned * torch.from_numpy(self.inside())
+        turned = F.grid_sample(values.permute(2, 0, 1)[None], grid[None], align_corners=False)[0]
+        return turned.permute(1, 2, 0) * torch.from_numpy(self.inside())[..., None]
 
     def truth(self, depth: Depth) -> Depth:
         """Moves measured depth by its nearest pixel: holes stay holes, nothing is made up.
@@ -224,8 +230,8 @@ class Transform:
     def _cells(self, native: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Flat indices and weights (4, h, w) of the native cells about each output pixel."""
         x, y = self.positions()
-        column, right = _between(x - 0.5, self.frame[1], native[1])
-        row, down = _between(y - 0.5, self.frame[0], native[0])
+        column, right = between(x - 0.5, self.frame[1], native[1])
+        row, down = between(y - 0.5, self.frame[0], native[0])
         next_column = np.minimum(column + 1, native[1] - 1)
         next_row = np.minimum(row + 1, native[0] - 1)
         shape = (4, *self.size)
@@ -241,65 +247,3 @@ class Transform:
             cells[i] = r * native[1] + c
             weights[i] = weight
         return cells, weights
-
-
-def _between(
-    pixel: NDArray[np.float64], frame: int, native: int
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Native cell before, and distance behind it, of frame pixels counted from their centres."""
-    step = (native - 1) / (frame - 1) if frame > 1 else 0.0
-    # The outermost half pixel of the frame has no neighbour on its far side: the edge goes on.
-    at = np.clip(pixel * step, 0, native - 1)
-    before = np.minimum(np.floor(at).astype(np.intp), max(native - 2, 0))
-    behind = at - before
-    # A window's offset added and taken away must not wake a neighbour of weight 1e-15.
-    near = np.round(behind)
-    return before, np.where(np.abs(behind - near) < 1e-9, near, behind)
-
-
-def _taps(
-    centres: NDArray[np.float64], length: int, step: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which pixels each output takes, and how much: a triangle as wide as the step.
-
-    Where a triangle meets the border, or the step is no whole number, its weights are tilted so
-    that their mean position is the centre: a ramp goes through without a shift.
-
-    Returns:
-        Pixel numbers and weights, each (taps, outputs).
-    """
-    width = max(1.0, step)
-    middle = np.clip(centres, 0.5, length - 0.5)[None, :]
-    first = np.ceil(middle - width - 0.5).astype(np.intp)
-    pixel = first + np.arange(math.floor(2 * width) + 1)[:, None]
-    offset = pixel + 0.5 - middle
-    triangle = np.maximum(0, 1 - np.abs(offset) / width) * ((pixel >= 0) & (pixel < length))
-    triangle /= triangle.sum(axis=0)
-    mean = (triangle * offset).sum(axis=0)
-    spread = (triangle * offset**2).sum(axis=0) - mean**2
-    safe = np.where(spread > 1e-6, spread, 1)
-    tilt = np.where(spread > 1e-6, mean / safe, 0)
-    weights = (triangle * (1 - tilt * (offset - mean))).astype(np.float32)
-    return torch.from_numpy(np.clip(pixel, 0, length - 1)), torch.from_numpy(weights)
-
-
-def _extended(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """One more line at both ends of `dim`, where the values' slope leads."""
-    if values.shape[dim] == 1:
-        return values.repeat_interleave(3, dim)
-    first, second = values.narrow(dim, 0, 1), values.narrow(dim, 1, 1)
-    last, before = values.narrow(dim, -1, 1), values.narrow(dim, -2, 1)
-    return torch.cat([2 * first - second, values, 2 * last - before], dim)
-
-
-def _gather(
-    values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: int
-) -> torch.Tensor:
-    """The weighted sum of each output's taps along `dim`; integers become float32."""
-    shape = [1] * values.ndim
-    shape[dim] = -1
-    pixels, weights = taps
-    total = values.index_select(dim, pixels[0]).float() * weights[0].view(shape)
-    for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
-        total.addcmul_(values.index_select(dim, pixel).float(), weight.view(shape))
-    return total

@@ -5,29 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
 
 from kdpipe.errors import TrainingError
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
+from kdpipe.training.interrupt import interruptible
+from kdpipe.training.optimizer import make_optimizer, make_schedule
 from kdpipe.training.samples import Sample, Stream
 
 if TYPE_CHECKING:
+    import threading
+
+    from torch.optim import AdamW
+    from torch.optim.lr_scheduler import OneCycleLR
+
     from kdpipe.cards import FitRecipe
     from kdpipe.params import TrainParams
 
@@ -99,8 +100,8 @@ def train(
         KeyboardInterrupt: after the state is saved.
     """
     network.to(plan.device)
-    optimizer = _optimizer(network, plan)
-    schedule = _schedule(optimizer, plan)
+    optimizer = make_optimizer(network, plan.recipe, plan.params)
+    schedule = make_schedule(optimizer, plan.recipe, plan.params.steps)
     progress = Progress()
     found = checkpoint.load(plan.folder, plan.identity)
     if found is None:
@@ -116,7 +117,7 @@ def train(
     with (
         Curves(plan.folder, progress.points) as curves,
         Bar(plan.title, plan.params.steps, first) as bar,
-        _interruptible() as interrupt,
+        interruptible() as interrupt,
     ):
         run = _Run(network, optimizer, schedule, progress, plan, bar, curves)
         run.go(stream, loss, validate, interrupt)
@@ -297,70 +298,6 @@ class _Run:
         return minutes is not None and time.monotonic() - self.started > 60 * minutes
 
 
-def _optimizer(network: nn.Module, plan: Plan) -> AdamW:
-    """AdamW with two groups: the encoder, and the rest."""
-    encoder = getattr(network, "encoder", None) or getattr(network, "backbone", None)
-    inner = set(encoder.parameters()) if isinstance(encoder, nn.Module) else set()
-    recipe = plan.recipe
-    rate = plan.params.learning_rate or recipe.learning_rate
-    groups = [
-        {
-            "params": [p for p in network.parameters() if p in inner],
-            "lr": rate * recipe.encoder_learning_rate_factor,
-        },
-        {"params": [p for p in network.parameters() if p not in inner], "lr": rate},
-    ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def _schedule(optimizer: AdamW, plan: Plan) -> OneCycleLR:
-    """One cosine cycle over all steps, each group to its own peak."""
-    recipe = plan.recipe
-    low, high = recipe.cycle_momentum or (0.85, 0.95)
-    return OneCycleLR(
-        optimizer,
-        max_lr=[float(group["lr"]) for group in optimizer.param_groups],
-        total_steps=plan.params.steps,
-        pct_start=recipe.warm_up,
-        cycle_momentum=recipe.cycle_momentum is not None,
-        base_momentum=low,
-        max_momentum=high,
-        div_factor=recipe.start_division,
-        final_div_factor=recipe.end_division,
-    )
-
-
 def _mix(seed: int, step: int) -> int:
     """One number of two, so that neighbouring seeds share no step's numbers."""
     return (seed * 1_000_003 + step) % 2**63
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event, so a step is never cut in half.
-
-    A second one interrupts at once: the last checkpoint stays.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        event.set()
-        for other in numbers:
-            signal.signal(other, before[other])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield event
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])

@@ -1,0 +1,72 @@
+"""One-dimensional interpolation: which pixels an output takes, how much of each, and their sum."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def between(
+    pixel: NDArray[np.float64], frame: int, native: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Native cell before, and distance behind it, of frame pixels counted from their centres."""
+    step = (native - 1) / (frame - 1) if frame > 1 else 0.0
+    # The outermost half pixel of the frame has no neighbour on its far side: the edge goes on.
+    at = np.clip(pixel * step, 0, native - 1)
+    before = np.minimum(np.floor(at).astype(np.intp), max(native - 2, 0))
+    behind = at - before
+    # A window's offset added and taken away must not wake a neighbour of weight 1e-15.
+    near = np.round(behind)
+    return before, np.where(np.abs(behind - near) < 1e-9, near, behind)
+
+
+def taps(
+    centres: NDArray[np.float64], length: int, step: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which pixels each output takes, and how much: a triangle as wide as the step.
+
+    Where a triangle meets the border, or the step is no whole number, its weights are tilted so
+    that their mean position is the centre: a ramp goes through without a shift.
+
+    Returns:
+        Pixel numbers and weights, each (taps, outputs).
+    """
+    width = max(1.0, step)
+    middle = np.clip(centres, 0.5, length - 0.5)[None, :]
+    first = np.ceil(middle - width - 0.5).astype(np.intp)
+    pixel = first + np.arange(math.floor(2 * width) + 1)[:, None]
+    offset = pixel + 0.5 - middle
+    triangle = np.maximum(0, 1 - np.abs(offset) / width) * ((pixel >= 0) & (pixel < length))
+    triangle /= triangle.sum(axis=0)
+    mean = (triangle * offset).sum(axis=0)
+    spread = (triangle * offset**2).sum(axis=0) - mean**2
+    safe = np.where(spread > 1e-6, spread, 1)
+    tilt = np.where(spread > 1e-6, mean / safe, 0)
+    weights = (triangle * (1 - tilt * (offset - mean))).astype(np.float32)
+    return torch.from_numpy(np.clip(pixel, 0, length - 1)), torch.from_numpy(weights)
+
+
+def extended(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """One more line at both ends of `dim`, where the values' slope leads."""
+    if values.shape[dim] == 1:
+        return values.repeat_interleave(3, dim)
+    first, second = values.narrow(dim, 0, 1), values.narrow(dim, 1, 1)
+    last, before = values.narrow(dim, -1, 1), values.narrow(dim, -2, 1)
+    return torch.cat([2 * first - second, values, 2 * last - before], dim)
+
+
+def gather(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: int) -> torch.Tensor:
+    """The weighted sum of each output's taps along `dim`; integers become float32."""
+    shape = [1] * values.ndim
+    shape[dim] = -1
+    pixels, weights = taps
+    total = values.index_select(dim, pixels[0]).float() * weights[0].view(shape)
+    for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
+        total.addcmul_(values.index_select(dim, pixel).float(), weight.view(shape))
+    return total
