@@ -96,7 +96,7 @@ def main() -> None:
         search = {}
         for rate in asked.rates:
             run = distil(workspace(params, rate), arm, 0)
-            search[rate] = json.loads((run / "metrics.json").read_text())["val"]["abs_rel"]
+            search[rate] = json.loads((run / "metrics.json").read_text())["abs_rel"]
         best = min(search, key=lambda rate: search[rate])
         folder = workspace(params, best)
         found = [judge(folder, distil(folder, arm, s).name) for s in range(asked.seeds)]
