@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -211,6 +212,18 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def ray_processes() -> list[str]:
+    """Living processes of Ray that no living driver has started: their parents are gone."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            state, parent = rest.split()[:2]
+            if state != "Z" and parent == "1" and ("(ray" in name or "(gcs_server" in name):
+                found.append(name)
+    return found
+
+
 def owners() -> list[int]:
     """Processes that hold a claim."""
     claims = (STORE / "claims").glob("*.json") if STORE.exists() else ()
@@ -248,6 +261,7 @@ def test_on_ray_a_killed_worker_costs_its_shard_once_more_and_no_process_stays(
 def test_on_ray_an_interrupt_stops_every_worker_and_gives_its_claims_back(project: Path) -> None:
     command = make_big_photos(200)
 
+    before = ray_processes()
     process = start([*command, "--workers", "1"])
     wait_for(lambda: len(ledger.finished(STORE)) > 0 and len(owners()) > 0, process)
     workers = owners()
@@ -257,6 +271,7 @@ def test_on_ray_an_interrupt_stops_every_worker_and_gives_its_claims_back(projec
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert not any(map(is_alive, workers))
+    assert set(ray_processes()) <= set(before)
     assert owners() == []
     assert verify(STORE) == []
     assert open_store(STORE).known(ledger.finished(STORE)[0] * open_store(STORE).info.shard_rows)

@@ -142,8 +142,9 @@ def run(
             retry_bad=options.retry_bad,
         )
         if plan.missing:
-            manifest.unlink(missing_ok=True)
             plans.check_space(path, plan)
+            pool.start()
+            manifest.unlink(missing_ok=True)
             began = time.perf_counter()
             with Progress(f"{card.name} over {data}", plan.images) as bar:
                 tally = pool.teach(info, plan.missing, bar.advance)

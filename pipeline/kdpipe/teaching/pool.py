@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections import deque
@@ -33,7 +34,8 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 _LONGEST_TEMPORARY_FOLDER = 40
 """Ray puts sockets below it, whose paths may have 107 characters."""
 
-_SECONDS_TO_DIE = 10.0
+_SECONDS_TO_DIE = 2.0
+_SECONDS_TO_ANSWER = 5.0
 
 
 class Pool(Protocol):
@@ -41,6 +43,13 @@ class Pool(Protocol):
 
     start_seconds: float
     """What starting them took, loading of the network apart."""
+
+    def start(self) -> None:
+        """Starts what the workers need; the others call it themselves.
+
+        Raises:
+            StoreError: Ray does not start, or nobody answers at its address.
+        """
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
@@ -65,10 +74,12 @@ class Here:
     """This process as the only worker."""
 
     start_seconds = 0.0
-    """There is nothing to start."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.worker = Worker(assignment)
+
+    def start(self) -> None:
+        """There is nothing to start."""
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
@@ -117,7 +128,10 @@ class OnRay:
         self._assignment = replace(assignment, threads=self._threads)
         self._folder: Path | None = None
         self._actors: list[Any] = []
-        self._pids: set[int] = set()
+
+    def start(self) -> None:
+        """See Pool.start."""
+        self._start()
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
@@ -174,12 +188,10 @@ class OnRay:
         import ray
 
         for actor in self._actors:
-            with contextlib.suppress(Exception):
-                self._pids.add(ray.get(actor.pid.remote(), timeout=0))
             ray.kill(actor)
         ray.shutdown()
         if self._folder is not None:
-            _wait_until_dead(self._pids)
+            _end_all(self._folder)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _add_actor(self) -> Any:
@@ -209,6 +221,7 @@ class OnRay:
                 "_temp_dir": str(self._folder),
             }
         else:
+            _check_address(self._address)
             options["address"] = self._address
         try:
             ray.init(**options)
@@ -229,10 +242,6 @@ class _Actor:
     def __init__(self, assignment: Assignment) -> None:
         os.chdir(assignment.folder)
         self._worker = Worker(assignment)
-
-    def pid(self) -> int:
-        """Of this process."""
-        return os.getpid()
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
@@ -261,17 +270,52 @@ def _threads(workers: int) -> int:
     return max(1, (cores or 1) // workers)
 
 
+def _check_address(address: str) -> None:
+    """Knocks at a cluster's door: Ray itself would try for many minutes, line after line.
+
+    Raises:
+        StoreError: nobody answers.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # `auto`, which Ray answers at once
+    try:
+        socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise StoreError(
+            f"nobody answers at {address} ({error.strerror or error}), expected a Ray cluster: "
+            "check --ray-address, or leave it out to start one here"
+        ) from error
+
+
 def _temporary_folder() -> Path:
     wanted = tempfile.gettempdir()
     short = wanted if len(wanted) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"
     return Path(tempfile.mkdtemp(prefix="kdpipe-", dir=short))
 
 
-def _wait_until_dead(pids: set[int]) -> None:
-    ends = time.monotonic() + _SECONDS_TO_DIE
-    for pid in pids:
-        while time.monotonic() < ends and Path(f"/proc/{pid}").exists():
-            time.sleep(0.02)
+def _end_all(folder: Path) -> None:
+    """Ends what Ray started for us: interrupted, it leaves some of it behind."""
+    patience = time.monotonic() + _SECONDS_TO_DIE
+    while pids := _users(folder):
+        if time.monotonic() > patience:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _users(folder: Path) -> list[int]:
+    """Other living processes that have a file below our own temporary folder open: Ray's logs.
+
+    Their environment would say too whose they are, but some of Ray's overwrite it.
+    """
+    pids = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):  # none where there is no /proc
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith(f"{folder}/"):
+                pids.add(int(link.parts[2]))
+    return sorted(pids - {os.getpid()})
 
 
 def _known(error: Exception) -> KdpipeError:

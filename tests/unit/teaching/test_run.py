@@ -300,3 +300,14 @@ def test_the_summary_adds_up() -> None:
     assert (summary.rows, summary.images, summary.shards, summary.finished) == (20, 20, 3, 3)
     assert summary.bytes == done.bytes
     assert summary.seconds >= summary.forward_seconds > 0
+
+
+def test_a_cluster_that_does_not_answer_is_one_line() -> None:
+    make_photos(8)
+    teach()
+    make_photos(9)
+
+    with pytest.raises(StoreError, match=r"nobody answers at 127\.0\.0\.1:9 .*--ray-address"):
+        teaching.run(TEACHER, "photos", options=Options(ray_address="127.0.0.1:9"))
+
+    assert MANIFEST.exists()
