@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least; nothing large goes through it."""
 
-_LONGEST_TEMPORARY_FOLDER = 40
-"""Ray puts sockets below it, whose paths may have 107 characters."""
+_LONGEST_TEMPORARY_FOLDER = 10
+"""Ray puts sockets far below it, whose paths may have 107 characters."""
 
 _SECONDS_TO_DIE = 2.0
 _SECONDS_TO_ANSWER = 5.0
@@ -289,18 +289,26 @@ def _check_address(address: str) -> None:
 
 
 def _temporary_folder() -> Path:
-    wanted = tempfile.gettempdir()
-    short = wanted if len(wanted) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"
-    return Path(tempfile.mkdtemp(prefix="kdpipe-", dir=short))
+    """A folder for Ray's logs and sockets; those of killed commands are cleared away first."""
+    wanted = Path(tempfile.gettempdir())
+    base = wanted if len(str(wanted)) <= _LONGEST_TEMPORARY_FOLDER else Path("/tmp")
+    namespace = Path("/proc/self/ns/pid")  # containers that share /tmp number their own processes
+    mine = f"kdpipe-{namespace.stat().st_ino if namespace.exists() else 0:x}-"
+    for folder in base.glob(f"{mine}*"):
+        pid = folder.name.removeprefix(mine).partition("-")[0]
+        if namespace.exists() and not Path("/proc", pid).exists():
+            _end_all(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=base))
 
 
 def _end_all(folder: Path) -> None:
     """Ends what Ray started for us: interrupted, it leaves some of it behind."""
     patience = time.monotonic() + _SECONDS_TO_DIE
-    while pids := _users(folder):
+    while (pids := _users(folder)) and time.monotonic() < patience + _SECONDS_TO_DIE:
         if time.monotonic() > patience:
             for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
