@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-from kdpipe.cards import DataCard
 from kdpipe.datasets.files import IMAGE_SUFFIXES
 from kdpipe.datasets.lists import ListedRow, read_lists
 from kdpipe.errors import DataError
 from kdpipe.rows import Row, check_inside
 from kdpipe.strict import build
+
+if TYPE_CHECKING:
+    from kdpipe.cards import DataCard
 
 SPLIT = "train"
 

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias
 
-from kdpipe.cards import DataCard
 from kdpipe.datasets.lists import ListedRow, Locator, is_file, read_lists
 from kdpipe.errors import DataError
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
+    from kdpipe.cards import DataCard
     from kdpipe.rows import Row
 
 Intrinsics: TypeAlias = tuple[float, float, float, float]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kdpipe.cards import DataCard
 from kdpipe.datasets import files, nyu_mat
 from kdpipe.datasets.lists import Line, ListedRow, Locator, is_file, read_lists
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
+    from kdpipe.cards import DataCard
     from kdpipe.rows import Row, Rows
     from kdpipe.types import Depth, Image, Labels
 

@@ -282,7 +282,7 @@ class _Run:
         self.curves.add(point)
         self.bar.validated(metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logger.debug("%s: step %d: loss %.4f, %s", self.plan.title, point.step, mean, shown)
+        logger.info("%s: step %d: loss %.4f, %s", self.plan.title, point.step, mean, shown)
 
     def _save(self) -> None:
         self.progress.seconds = self.before + time.monotonic() - self.started

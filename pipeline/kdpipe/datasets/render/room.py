@@ -92,9 +92,9 @@ def _lights(plan: Plan, daylight: float) -> tuple[tuple[Light, ...], Sun | None]
         behind = opening.centre - 0.1 * opening.inward
         power = sky * (daylight * area * 0.7)
         lights.append(Light(behind, power, opening.inward, 0.4, daylight > 1))
-    for position, colour in shop.lamps[:2]:
+    for position, shade in shop.lamps[:2]:
         lights.append(
-            Light(position, linear(colour) * rng.uniform(0.25, 0.6), softness=0.03, casts=False)
+            Light(position, linear(shade) * rng.uniform(0.25, 0.6), softness=0.03, casts=False)
         )
     sun = None
     if plan.openings and daylight > 2 and shop.chance(0.6):

@@ -96,14 +96,16 @@ class Shader:
     ) -> _Samples:
         depth = 1 / inverse
         number = hit.astype(np.intp)
-        ray, position = [], []
+        ray: list[Floats] = []
+        position: list[Floats] = []
         for axis in range(3):
             f, r, d = (np.float32(v[axis]) for v in (camera.forward, camera.right, camera.down))
             along = x * r
             along += y * d
             along += f
             ray.append(along)
-            position.append(along * depth + np.float32(camera.position[axis]))
+            place = np.asarray(along * depth + np.float32(camera.position[axis]), np.float32)
+            position.append(place)
         row = [np.take(self._table[i], number) for i in range(12)]
         u = row[0] * position[0] + row[1] * position[1] + row[2] * position[2] + row[3]
         v = row[4] * position[0] + row[5] * position[1] + row[6] * position[2] + row[7]
@@ -154,7 +156,8 @@ class Shader:
     def _shade(self, samples: _Samples) -> list[Floats]:
         materials = self._scene.materials
         gloss = materials.gloss[samples.material]
-        received, shine = self._ambient(samples), [np.float32(0)] * 3
+        received = self._ambient(samples)
+        shine: list[Floats | np.float32] = [np.float32(0)] * 3
         lifted = [
             p + n * np.float32(0.025) for p, n in zip(samples.position, samples.normal, strict=True)
         ]

@@ -41,7 +41,8 @@ class Bank:
 def bank() -> Bank:
     """The tiles of this process."""
     starts = np.cumsum([0] + [(SIDE >> i) ** 2 for i in range(LEVELS)])
-    flat, number = [], {}
+    flat: list[NDArray[np.uint8]] = []
+    number: dict[str, int] = {}
     for name, make in _MAKERS.items():
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([7, len(number)])))
         number[name] = len(number)
@@ -153,13 +154,15 @@ def _rug(rng: Generator) -> Tile:
 
 def _stripes(rng: Generator) -> Tile:
     wave = np.sin(2 * np.pi * 8 * _COLUMN) + 0.5 * np.sin(2 * np.pi * 16 * _COLUMN + 1)
-    return 0.5 + 0.3 * np.clip(4 * wave, -1, 1) + 0.1 * (noise(rng, 8, 8) - 0.5)
+    tile: Tile = 0.5 + 0.3 * np.clip(4 * wave, -1, 1) + 0.1 * (noise(rng, 8, 8) - 0.5)
+    return tile
 
 
 def _damask(rng: Generator) -> Tile:
     x, y = 2 * np.pi * 4 * _COLUMN, 2 * np.pi * 3 * _ROW
     bloom = np.cos(x) * np.cos(y) + 0.6 * np.cos(2 * x + np.sin(y)) * np.cos(2 * y)
-    return 0.5 + 0.3 * np.clip(6 * (bloom - 0.3), -1, 1) + 0.08 * (noise(rng, 8, 8) - 0.5)
+    tile: Tile = 0.5 + 0.3 * np.clip(6 * (bloom - 0.3), -1, 1) + 0.08 * (noise(rng, 8, 8) - 0.5)
+    return tile
 
 
 def _diamonds(rng: Generator) -> Tile:
@@ -170,7 +173,8 @@ def _diamonds(rng: Generator) -> Tile:
 
 def _weave(rng: Generator) -> Tile:
     thread = np.sin(2 * np.pi * 48 * _COLUMN) * np.sin(2 * np.pi * 48 * _ROW)
-    return 0.5 + 0.15 * thread + 0.35 * (noise(rng, 8, 8, 5, 0.8) - 0.5)
+    tile: Tile = 0.5 + 0.15 * thread + 0.35 * (noise(rng, 8, 8, 5, 0.8) - 0.5)
+    return tile
 
 
 def _plaid(rng: Generator) -> Tile:
@@ -201,7 +205,7 @@ def _grain(rng: Generator) -> Tile:
 
 def _marble(rng: Generator) -> Tile:
     veins = np.abs(noise(rng, 3, 3, 6, 0.6) - 0.5) * 2
-    return 1 - 0.8 * np.exp(-14 * veins) - 0.2 * noise(rng, 4, 4)
+    return np.asarray(1 - 0.8 * np.exp(-14 * veins) - 0.2 * noise(rng, 4, 4), np.float64)
 
 
 def _dots(rng: Generator) -> Tile:
@@ -209,7 +213,9 @@ def _dots(rng: Generator) -> Tile:
     wave = (
         np.cos(2 * np.pi * y) * 0.5 + np.cos(np.pi * (x + y)) * 0.5 + np.cos(np.pi * (x - y)) * 0.5
     )
-    return 0.45 + 0.4 * np.clip(3 * wave, -1, 1) + 0.1 * (noise(rng, 8, 8) - 0.5)
+    return np.asarray(
+        0.45 + 0.4 * np.clip(3 * wave, -1, 1) + 0.1 * (noise(rng, 8, 8) - 0.5), np.float64
+    )
 
 
 def _spines(rng: Generator) -> Tile:
@@ -241,13 +247,13 @@ def _picture(rng: Generator) -> Tile:
             tile = np.where(
                 (np.abs(_COLUMN - x) < w / 2) & (np.abs(_ROW - y) < h / 2), rng.random(), tile
             )
-        return tile
+        return np.asarray(tile, np.float64)
     tile = 0.2 + 0.25 * _ROW + 0.1 * noise(rng, 4, 4)
     for _ in range(12):
         x, y, size = rng.random(), rng.normal(0.45, 0.12), rng.uniform(0.04, 0.14)
         away = np.hypot(_COLUMN - x, _ROW - y) / size
         tile = np.where(away < 1, rng.random() * (1.1 - 0.5 * away), tile)
-    return tile
+    return np.asarray(tile, np.float64)
 
 
 def _outdoors(rng: Generator) -> Tile:

@@ -51,7 +51,7 @@ def render(
     """
     grid = Grid(2 * height + 1, 2 * width + 1, -0.5, 0.5)
     inverse, hit = cast(scene.quads, scene.rounds, camera, grid)
-    depth = 1 / inverse[1::2, 1::2]
+    depth: Depth = np.float32(1) / inverse[1::2, 1::2]
     label = np.concatenate([scene.quads.label, scene.rounds.label])[hit[1::2, 1::2]]
     light = _filtered(shader, camera, grid, inverse, hit)
     return View(_develop(light, rng), depth, label, camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,16 +30,17 @@ def shell(plan: Plan) -> None:
     """Floor, ceiling, walls, skirting, perhaps a cornice, a beam or a pillar."""
     shop, (width, depth, height) = plan.shop, plan.size
     out, style = shop.out, shop.style
-    shell = {"casts": False, "is_shell": True}
+    floor, ceiling = style.floor, style.ceiling
+    put = partial(out.quad, casts=False, is_shell=True)
     for wall, material in zip(plan.walls, style.walls, strict=True):
         left, up = (-wall.length, 0.0, 0.0), (0.0, 0.0, height)
-        out.quad((wall.length, 0, 0), left, up, material, WALL, at=wall.at, **shell)
+        put((wall.length, 0, 0), left, up, material, WALL, at=wall.at)
     if shop.chance(0.5):
-        out.quad((0, 0, 0), (width, 0, 0), (0, depth, 0), style.floor, FLOOR, **shell)
+        put((0, 0, 0), (width, 0, 0), (0, depth, 0), floor, FLOOR)
     else:  # its texture turned by 90 degrees
-        out.quad((width, 0, 0), (0, depth, 0), (-width, 0, 0), style.floor, FLOOR, **shell)
+        put((width, 0, 0), (0, depth, 0), (-width, 0, 0), floor, FLOOR)
     over = (0.0, 0.0, height)
-    out.quad(over, (0, depth, 0), (width, 0, 0), style.ceiling, CEILING, **shell)
+    put(over, (0, depth, 0), (width, 0, 0), ceiling, CEILING)
     if shop.chance(0.85):
         tall = shop.between(0.06, 0.14)
         for wall in plan.walls:
