@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth, Image
 
 HEIGHT, WIDTH = 48, 64
+
+# Before any test loads torch, as the command line does: spinning threads starve each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 MakeRows: TypeAlias = Callable[..., Rows]
 MakeStore: TypeAlias = Callable[..., Store]
