@@ -23,7 +23,7 @@ env: .venv/complete
 	touch .venv/complete
 
 test: .venv/complete static
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: .venv/complete
 	python -m pytest -m slow
