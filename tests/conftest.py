@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 48, 64
 
 # Before any test loads torch, as the command line does: spinning threads starve each other.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 MakeRows: TypeAlias = Callable[..., Rows]
 MakeStore: TypeAlias = Callable[..., Store]

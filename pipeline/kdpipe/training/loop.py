@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdpipe.errors import TrainingError
+from kdpipe.nets.allocator import keep_freed_memory
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
@@ -99,6 +100,7 @@ def train(
         TrainingError: the loss is no longer a number.
         KeyboardInterrupt: after the state is saved.
     """
+    keep_freed_memory()
     network.to(plan.device)
     optimizer = make_optimizer(network, plan.recipe, plan.params)
     schedule = make_schedule(optimizer, plan.recipe, plan.params.steps)
