@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 from pathlib import Path
@@ -121,15 +122,25 @@ def save_student(
         card: its card.
         bins: the domain it was built for.
         size: (H, W) in pixels that it was trained at.
+
+    Raises:
+        OSError: the disk refuses; nothing half-written is left.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    model = run_dir / f".{MODEL_FILE}.{os.getpid()}"
+    model = io.BytesIO()  # torch hides a full disk behind a RuntimeError
     torch.save({"state_dict": network.state_dict()}, model)
-    model.replace(run_dir / MODEL_FILE)
+    _write(run_dir / MODEL_FILE, model.getvalue())
     said = {"card": dataclasses.asdict(card), "bins": bins_of(bins).name, "size": list(size)}
-    text = run_dir / f".{CARD_FILE}.{os.getpid()}"
-    text.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    text.replace(run_dir / CARD_FILE)
+    _write(run_dir / CARD_FILE, (json.dumps(said, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_bytes(content)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def load_family(name: str) -> ModuleType:
