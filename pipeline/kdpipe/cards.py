@@ -225,7 +225,13 @@ _KINDS: dict[Kind, type] = {
 
 
 def card_folders(manifests: Path | None = None) -> list[Path]:
-    """Folders that are searched for cards, first wins."""
+    """Folders that are searched for cards, first wins.
+
+    Raises:
+        CardError: `manifests` is given and is no folder.
+    """
+    if manifests is not None and not manifests.is_dir():
+        raise CardError(f"{manifests} is no folder of cards: pass --manifests FOLDER, or none")
     package = Path(__file__).parent
     wheel, checkout = package / "manifests", package.parents[1] / "manifests"
     own = [manifests] if manifests is not None else [Path("manifests")]

@@ -112,3 +112,8 @@ def test_the_fingerprint_follows_what_decides_the_depth_and_nothing_else() -> No
     assert replace(card, fit=FitRecipe(learning_rate=1.0)).fingerprint == card.fingerprint
     for changed in (replace(card, mirror=True), replace(card, revision=2)):
         assert changed.fingerprint != card.fingerprint
+
+
+def test_a_folder_of_cards_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="is no folder of cards"):
+        card_names("methods", tmp_path / "gone")
