@@ -16,7 +16,7 @@ import yaml
 
 PROJECT = Path(__file__).parents[2]
 STUDENT = "mobilenetv2-small"
-TRAINING = {"height": 96, "width": 128, "batch_size": 4, "steps": 6, "validate_every": 3}
+TRAINING = {"height": 144, "width": 192, "batch_size": 2, "steps": 6, "validate_every": 3}
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PROJECT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
     )
     shutil.copy(PROJECT / "dvc.yaml", folder)
-    small = {"train": 8, "val": 4, "test": 4, "pool": 0, "height": 96, "width": 128, "seed": 1}
+    small = {"train": 8, "val": 4, "test": 4, "pool": 0, "height": 144, "width": 192, "seed": 1}
     for name, counts in (
         ("rooms", {}),
         ("rooms-pool", {"train": 0, "val": 0, "test": 0, "pool": 8}),
@@ -104,7 +104,7 @@ def test_metrics_and_plots_are_shown(project: Path) -> None:
 
 
 def test_a_killed_distill_goes_on_under_dvc(project: Path) -> None:
-    write_params(project, {**TRAINING, "steps": 400, "validate_every": 2})
+    write_params(project, {**TRAINING, "steps": 40, "validate_every": 2})
     run = project / "artifacts/students" / f"rooms_none_{STUDENT}_none_s0"
     target = f"baseline@rooms-{STUDENT}-0"
     last, before = run / "last.pt", time.time()
@@ -123,7 +123,7 @@ def test_a_killed_distill_goes_on_under_dvc(project: Path) -> None:
         os.killpg(running.pid, signal.SIGKILL)
     assert last.is_file()
 
-    write_params(project, {**TRAINING, "steps": 400, "validate_every": 2})
+    write_params(project, {**TRAINING, "steps": 40, "validate_every": 2})
     ended = subprocess.run(
         [sys.executable, "-m", "dvc", "repro", target],
         cwd=project,

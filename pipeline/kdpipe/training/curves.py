@@ -33,7 +33,16 @@ class Curves:
     def __init__(self, folder: Path, points: Sequence[Point]) -> None:
         from dvclive.live import Live  # half a second, and only here
 
-        self._live = Live(
+        class FilesOnly(Live):
+            """Writes files and saves no experiment: asks git nothing.
+
+            DVCLive stops with an error of its own in a repository that has no commit yet.
+            """
+
+            def _init_dvc(self) -> None:
+                pass
+
+        self._live = FilesOnly(
             str(folder / FOLDER), resume=False, report=None, save_dvc_exp=False, dvcyaml=None
         )
         for point in points:
