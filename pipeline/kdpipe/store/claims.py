@@ -124,6 +124,8 @@ class Claim:
 
     def release(self) -> None:
         """Gives the shard back; does nothing where another process has taken it over."""
+        # An interrupt may come after the work folder was made and before its writer could clear it.
+        shutil.rmtree(layout.work_dir(self.store, self.shard, self.owner.token), ignore_errors=True)
         if not self._is_ours():
             return
         for generation in _generations(self.store, self.shard):
