@@ -172,6 +172,8 @@ class OnRay:
                 del running[ready]
                 self._actors.remove(one.actor)
                 idle.append(self._add_actor())
+                if tally.has(one.shard):
+                    continue  # it died idle: its shard is finished and was counted
                 event = Failed(shard=one.shard, message=_first_line(error))
             if isinstance(event, Step):
                 one.images += event.images

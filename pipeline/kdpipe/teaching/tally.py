@@ -50,6 +50,7 @@ class Tally:
     stop: Failed | None = None
     """The whole run ends for this reason."""
 
+    _finished: set[int] = field(default_factory=set)
     _attempts: Counter[int] = field(default_factory=Counter)
     _held: dict[int, float] = field(default_factory=dict)
     """Shards that others hold, and when we saw it."""
@@ -64,10 +65,15 @@ class Tally:
             time.sleep(max(0.0, _SECONDS_TO_WAIT_FOR_A_CLAIM - since))
         return shard
 
+    def has(self, shard: int) -> bool:
+        """Whether a shard was taught in this run."""
+        return shard in self._finished
+
     def note(self, event: Taught | Failed) -> None:
         """Takes in how a shard ended."""
         if isinstance(event, Taught):
             self.taught.append(event)
+            self._finished.add(event.shard)
             return
         if event.is_final:
             self.stop = self.stop or event

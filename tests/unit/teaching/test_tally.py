@@ -46,6 +46,15 @@ def test_a_held_shard_is_tried_once_more_at_the_end(monkeypatch: pytest.MonkeyPa
         raise_what_failed(tally, 3)
 
 
+def test_a_shard_is_finished_once_it_was_taught_and_not_before() -> None:
+    tally = Tally(queue=deque([0]))
+    tally.note(Failed(shard=0, message="the worker died"))
+    assert not tally.has(0)
+
+    tally.note(TAUGHT)
+    assert tally.has(0)
+
+
 def test_a_full_disk_ends_the_run() -> None:
     tally = Tally(queue=deque([0, 1, 2]))
 
