@@ -94,6 +94,9 @@ class FitRecipe:
     rotation: float = 0.0
     """Largest rotation of the augmentation [degrees]."""
 
+    start_at_data: bool = False
+    """Before the first step the head predicts how often each depth occurs in the train split."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherCard:

@@ -28,6 +28,7 @@ from kdpipe.training.loop import (
 )
 from kdpipe.training.methods import check_inputs, loss_of
 from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
+from kdpipe.training.start import start_at_data
 from kdpipe.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ def _train(
     network = build_network(
         card, bins_domain=domain, encoder_weights=Path(weights) if weights else None
     )
+
+    if card.fit.start_at_data:
+        start_at_data(network, parts[0], card.name)
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
         return losses(network(batch["image"]), batch)

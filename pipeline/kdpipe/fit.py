@@ -31,6 +31,7 @@ from kdpipe.training.loop import (
 from kdpipe.training.methods import truth_loss
 from kdpipe.training.pictures import write_picture
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
+from kdpipe.training.start import start_at_data
 from kdpipe.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ def _train(
     network = build_network(card)
     if settings.encoder_weights is not None:
         load_encoder_weights(network.get_submodule("encoder"), Path(settings.encoder_weights))
+    if recipe.start_at_data:
+        start_at_data(network, dataset, card.name)
 
     def validate(network: nn.Module, step: int) -> Mapping[str, float]:
         write_picture(folder, step, network, validation, rows.card.max_depth)

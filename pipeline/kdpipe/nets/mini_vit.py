@@ -18,7 +18,8 @@ class PatchTransformer(nn.Module):
         layer = nn.TransformerEncoderLayer(width, heads, hidden, batch_first=True)
         self.transformer_encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.embedding_convPxP = nn.Conv2d(width, width, patch, stride=patch)
-        self.positional_encodings = nn.Parameter(torch.rand(positions, width))
+        # Published: uniform in [0, 1), beside which a fresh network's patches can hardly be seen.
+        self.positional_encodings = nn.Parameter(0.02 * torch.randn(positions, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, E, h, w) -> tokens (B, S, E), S = (h // patch) * (w // patch), row by row."""

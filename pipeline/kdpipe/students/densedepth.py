@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdpipe.errors import CheckpointError, UnknownNameError
 from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.prior import log_frequency
 from kdpipe.students.base import StudentOutput, UniformBins
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class _Head(nn.Module):
         self.extra_blocks = encoder.extra_blocks - (card.output_stride - 1)
         self.is_regression = card.head == "regression"
         self._output_stride = card.output_stride
-        self._far = bins.far
+        self.near, self.far = bins.near, bins.far
         self.centers: Tensor
         self.register_buffer("centers", bins.centers(), persistent=False)
 
@@ -251,7 +252,7 @@ class _Head(nn.Module):
             twice = (2 * x.shape[-2], 2 * x.shape[-1])
             x = extra(x, own if number == self.extra_blocks else twice)  # `own`: odd sides too
         if self.is_regression:
-            depth = torch.sigmoid(self.conv_depth(x).float()) * self._far
+            depth = torch.sigmoid(self.conv_depth(x).float()) * self.far
             return StudentOutput(_resized(depth, size)[:, 0], None, self.centers[:0])
         probabilities = torch.softmax(self.conv_out(x).float(), dim=1)
         depth = _Expectation.apply(probabilities, self.centers)  # type: ignore[no-untyped-call]
@@ -278,6 +279,20 @@ class DenseDepth(nn.Module):
         maps = self.backbone(normalised)
         output: StudentOutput = self.decode_head(maps, (rgb.shape[-2], rgb.shape[-1]))
         return output
+
+    def start_at(self, depths: Tensor) -> None:
+        """Sets the last bias so that any image gives the distribution of these depths (n,) [m].
+
+        The regression head gives their median.
+        """
+        head = self.decode_head
+        with torch.no_grad():
+            if head.is_regression:
+                part = (depths.median() / head.far).clamp(1e-3, 1 - 1e-3)
+                head.conv_depth.bias.fill_(torch.logit(part).item())  # type: ignore[union-attr]
+            else:
+                bias = log_frequency(depths, len(head.centers), head.near, head.far)
+                cast("Tensor", cast("nn.Conv2d", head.conv_out[0]).bias).copy_(bias)
 
     def is_unused(self, key: str) -> bool:
         """Whether the forward pass never reads this entry of the state dict."""

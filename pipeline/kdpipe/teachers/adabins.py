@@ -7,7 +7,7 @@ names and shapes. Smaller ones keep the names.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdpipe.errors import CardError
 from kdpipe.nets.encoders import EfficientNetPyramid, Normalise
 from kdpipe.nets.mini_vit import MiniViT
+from kdpipe.nets.prior import log_frequency
 from kdpipe.strict import build as build_checked
 from kdpipe.teachers.base import Bins, Teacher, TeacherOutput, resize
 
@@ -188,6 +189,16 @@ class AdaBins(nn.Module):
         centers = (edges[:, 1:] + edges[:, :-1]) / 2
         depth = torch.einsum("bk,bkhw->bhw", centers, probabilities)
         return AdaBinsOutput(edges, depth, probabilities)
+
+    def start_at(self, depths: Tensor) -> None:
+        """Sets the last bias so that any image gives about the distribution of these depths (n,).
+
+        The bins' widths start out nearly equal.
+        """
+        last = cast("nn.Conv2d", self.conv_out[0])
+        bias = log_frequency(depths, last.out_channels, self.min_depth, self.max_depth)
+        with torch.no_grad():
+            cast("Tensor", last.bias).copy_(bias)
 
 
 class AdaBinsTeacher(Teacher):
