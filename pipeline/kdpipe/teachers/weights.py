@@ -27,7 +27,8 @@ def load_state(
 ) -> None:
     """Fills a network from a checkpoint; every entry must be there, and no other.
 
-    A wrapper `{model | state_dict: …}`, the prefix `module.` and half precision are accepted.
+    A wrapper `{model | state_dict: …}`, the prefix `module.` and half precision are accepted. What
+    `network.is_unused(key)`, where it has that, says the forward pass never reads may be absent.
 
     Args:
         network: changed only if everything fits.
@@ -41,7 +42,8 @@ def load_state(
     """
     state = checkpoint.read_state(path, sha256=sha256)
     renamed = {_rename(key, renames): value for key, value in state.items()}
-    checkpoint.load_state(network, renamed, str(path))
+    unused = getattr(network, "is_unused", lambda _key: False)
+    checkpoint.load_state(network, renamed, str(path), unused=unused)
 
 
 def missing_weights(card: TeacherCard, looked: Sequence[Path] = ()) -> CheckpointError:
