@@ -4,7 +4,7 @@ Every arm gets the same small search (one seed, judged on the validation split),
 its best rate, judged on the test split. Run it in a project whose teacher and stores are finished
 (`make demo`); it writes below `artifacts/arms/`.
 
-    python benchmarks/arms.py --seeds 3 --rates 5e-4 1e-3 2e-3 -o benchmarks/results/rooms.json
+    python benchmarks/arms.py --seeds 3 --rates 2.5e-3 5e-3 1e-2 -o benchmarks/results/rooms.json
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
     """Searches, trains, judges, prints the table and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2.5e-3, 5e-3, 1e-2])
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text())
