@@ -6,6 +6,7 @@ the copy that the wheel carries; the first that has it wins.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,15 @@ from typing import Any, Literal, cast
 from kdpipe.errors import CardError, UnknownNameError
 from kdpipe.strict import build, digest_of, read_yaml
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["data", "teachers", "students", "methods"]
+
+_ENDINGS = {"nyu": ("n", "nyu"), "kitti": ("k", "kitti")}
+"""Domain -> how a family's card for it ends, best first."""
+
+_ANY = ("nk", "nyu")
+"""The same for other domains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +132,9 @@ class TeacherCard:
     mirror: bool = False
     """Average the depth with that of the mirrored image; never the bins."""
 
-    bins: Literal["none", "companded"] = "none"
-    """The kind of probability map it gives (design: `companded` is a free softmax)."""
+    bins: Literal["none", "companded", "log-binomial"] = "none"
+    """The kind of probability map it gives: `companded` is a free softmax, `log-binomial` is made
+    of two numbers a pixel."""
 
     weights_sha256: str | None = None
     """Of the checkpoint, checked before it is loaded; None: recorded at first use."""
@@ -266,6 +276,27 @@ def load_data(name: str, manifests: Path | None = None) -> DataCard:
 def load_teacher_card(name: str, manifests: Path | None = None) -> TeacherCard:
     """Loads manifests/teachers/<name>.yaml."""
     return cast("TeacherCard", _load("teachers", name, manifests))
+
+
+def resolve_teacher(name: str, domain: str, manifests: Path | None = None) -> str:
+    """A teacher's card, also by its family's name: the card for a data set's domain.
+
+    Args:
+        name: a card, or what a family's cards begin with (`zoedepth`).
+        domain: of the data set.
+        manifests: folder of the cards.
+
+    Raises:
+        UnknownNameError: neither a card, nor a family with a card for the domain.
+    """
+    known = card_names("teachers", manifests)
+    if name in known:
+        return name
+    for ending in _ENDINGS.get(domain, _ANY):
+        if (resolved := f"{name}-{ending}") in known:
+            logger.info("teacher %s is %s for images of domain %r", name, resolved, domain)
+            return resolved
+    raise UnknownNameError("manifests/teachers", name, known)
 
 
 def load_student_card(name: str, manifests: Path | None = None) -> StudentCard:

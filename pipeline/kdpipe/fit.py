@@ -15,7 +15,13 @@ from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher
-from kdpipe.teachers.weights import missing_weights, sha256_of_file
+from kdpipe.teachers.weights import (
+    find_published,
+    is_published,
+    missing_weights,
+    sha256_of_file,
+    unpacked,
+)
 from kdpipe.training.augment import augment_of
 from kdpipe.training.checkpoint import write_json, write_torch
 from kdpipe.training.loop import (
@@ -67,11 +73,14 @@ def run(
     params: Params | None = None,
     checkpoint: Path | None = None,
     encoder_weights: Path | None = None,
+    train_published: bool = False,
     max_minutes: float | None = None,
     device: str = "auto",
     workers: int = 0,
 ) -> Fitted:
     """Makes a teacher's weights ready and writes weights.json, which `teach` reads.
+
+    Published weights are found, or downloaded; a card that is not published is trained.
 
     Args:
         teacher: a card.
@@ -79,7 +88,8 @@ def run(
         manifests: folder of the cards.
         params: of the experiment; None: params.yaml.
         checkpoint: take these weights instead of training.
-        encoder_weights: where the encoder starts, instead of what params.yaml names.
+        encoder_weights: where the encoder starts, instead of what params.yaml names; trains.
+        train_published: train by the card's recipe although there are published weights.
         max_minutes: stop then; the same call goes on.
         device: to train on; `auto`: CUDA where there is one.
         workers: processes that load samples.
@@ -93,8 +103,9 @@ def run(
     """
     card = load_teacher_card(teacher, manifests)
     if checkpoint is not None:
-        return _record(card, data, checkpoint)
-    if card.fit is None:
+        return _record(card, data, unpacked(checkpoint))
+    to_train = train_published or encoder_weights is not None or not is_published(card)
+    if card.fit is None or not to_train:
         return _find(card, data)
     rows = read_rows(layout.rows_path(data))
     settings = (params or load_params()).fit_of(teacher)
@@ -198,38 +209,44 @@ def _depth_of(network: nn.Module, images: Tensor) -> Tensor:
     return depth
 
 
-def _record(card: TeacherCard, data: str, checkpoint: Path) -> Fitted:
-    """Takes given weights, once they are seen to fit the network."""
+def _record(card: TeacherCard, data: str, checkpoint: Path, published: str = "") -> Fitted:
+    """Takes given or published weights, once they are seen to fit the network."""
     load_teacher(card, checkpoint=checkpoint)
-    path = _write_weights(card, data, checkpoint, str(checkpoint), 0)
-    return Fitted(path=path, source=str(checkpoint))
+    source = published or str(checkpoint)
+    path = _write_weights(card, data, checkpoint, source, 0, cached=bool(published))
+    return Fitted(path=path, source=source)
 
 
 def _find(card: TeacherCard, data: str) -> Fitted:
-    """Looks for published weights where `fit` would have put them."""
+    """Looks where `fit` would have put them, then where published weights are kept."""
     folder = layout.teacher_dir(data, card.name)
     names = [MODEL, *([str(card.about["file"])] if "file" in card.about else [])]
     looked = [folder / Path(name).name for name in names]
     for path in looked:
         if path.is_file():
-            return _record(card, data, path)
-    raise missing_weights(card, looked)
+            return _record(card, data, unpacked(path))
+    found = find_published(card)
+    if found is None:
+        raise missing_weights(card, looked)
+    return _record(card, data, found.path, found.source)
 
 
-def _write_weights(card: TeacherCard, data: str, checkpoint: Path, source: str, steps: int) -> Path:
+def _write_weights(
+    card: TeacherCard, data: str, checkpoint: Path, source: str, steps: int, cached: bool = False
+) -> Path:
     """Writes weights.json: the same weights give the same bytes, so `teach` is not run again."""
     path = layout.weights_path(data, card.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     inside = checkpoint.resolve().parent == path.parent.resolve()
-    write_json(
-        path,
-        {
-            "teacher": card.name,
-            "fingerprint": card.fingerprint,
-            "checkpoint": checkpoint.name if inside else str(checkpoint.resolve()),
-            "sha256": sha256_of_file(checkpoint),
-            "source": source,
-            "data": data,
-            "steps": steps,
-        },
-    )
+    values: dict[str, object] = {
+        "teacher": card.name,
+        "fingerprint": card.fingerprint,
+        # The cache is somewhere else on each machine: `teach` looks there by the card.
+        "checkpoint": checkpoint.name if inside or cached else str(checkpoint.resolve()),
+        "sha256": sha256_of_file(checkpoint),
+        "source": source,
+        "data": data,
+        "steps": steps,
+    }
+    write_json(path, values | ({"cached": True} if cached else {}))
     return path

@@ -12,17 +12,21 @@ from kdpipe_stages.output import Json, Manifests, say
 
 def fit(
     teacher: Annotated[
-        str | None, typer.Option(help="A card in manifests/teachers; default: params.yaml's first.")
+        str | None,
+        typer.Option(help="A teacher's card, or a family; default: params.yaml's first."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="An indexed data set; default: params.yaml's first.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Take these weights instead of training.")
+        Path | None, typer.Option(help="Take these weights instead of training or looking.")
     ] = None,
     encoder_weights: Annotated[
         Path | None, typer.Option(help="Start the encoder from these ImageNet weights.")
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train by the card's recipe what is published too.")
+    ] = False,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop then; the same command goes on.")
     ] = None,
@@ -31,12 +35,14 @@ def fit(
     manifests: Manifests = None,
     json: Json = False,
 ) -> None:
-    """Make TEACHER's weights ready: train them on DATA, or find and check published ones."""
+    """Make TEACHER's weights ready: find published ones, else train them on DATA."""
     from kdpipe import fit as library
     from kdpipe.params import load_params
+    from kdpipe_stages.names import teacher_for
 
     params = load_params()
-    teacher, data = teacher or params.teachers[0], data or params.data[0]
+    data = data or params.data[0]
+    teacher = teacher_for(teacher or params.teachers[0], data, manifests)
     done = library.run(
         teacher,
         data,
@@ -44,6 +50,7 @@ def fit(
         params=params,
         checkpoint=checkpoint,
         encoder_weights=encoder_weights,
+        train_published=train,
         max_minutes=max_minutes,
         device=device,
         workers=workers,

@@ -14,7 +14,7 @@ from kdpipe_stages.output import Json, Manifests, say
 def teach(
     teacher: Annotated[
         str | None,
-        typer.Option(help="A card in manifests/teachers; default: the first of params.yaml."),
+        typer.Option(help="A teacher's card, or a family; default: params.yaml's first."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="An indexed data set; default: the first of params.yaml.")
@@ -43,8 +43,10 @@ def teach(
     """Run TEACHER over DATA once and keep its output; shards already there are kept."""
     from kdpipe import teaching
     from kdpipe.params import load_params
+    from kdpipe_stages.names import teacher_for
 
     params = load_params()
+    data = data or params.data[0]
     options = teaching.Options(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
@@ -56,8 +58,8 @@ def teach(
         retry_bad=retry_bad,
     )
     done = teaching.run(
-        teacher or params.teachers[0],
-        data or params.data[0],
+        teacher_for(teacher or params.teachers[0], data, manifests),
+        data,
         fitted_on=fitted_on,
         checkpoint=checkpoint,
         manifests=manifests,

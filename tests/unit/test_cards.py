@@ -18,6 +18,7 @@ from kdpipe.cards import (
     load_method,
     load_student_card,
     load_teacher_card,
+    resolve_teacher,
 )
 from kdpipe.errors import CardError, UnknownNameError
 from kdpipe.strict import build
@@ -117,3 +118,30 @@ def test_the_fingerprint_follows_what_decides_the_depth_and_nothing_else() -> No
 def test_a_folder_of_cards_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(CardError, match="is no folder of cards"):
         card_names("methods", tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "domain", "card"),
+    [
+        ("zoe", "nyu", "zoe-n"),
+        ("zoe", "kitti", "zoe-k"),
+        ("zoe", "rooms", "zoe-nk"),
+        ("ada", "nyu", "ada-nyu"),
+        ("ada", "kitti", "ada-kitti"),
+        ("ada", "any", "ada-nyu"),
+        ("zoe-k", "nyu", "zoe-k"),
+    ],
+)
+def test_a_familys_name_is_its_card_for_the_domain(
+    name: str, domain: str, card: str, tmp_path: Path
+) -> None:
+    (tmp_path / "teachers").mkdir()
+    for one in ("zoe-n", "zoe-k", "zoe-nk", "ada-nyu", "ada-kitti", "ada-small"):
+        (tmp_path / "teachers" / f"{one}.yaml").touch()
+
+    assert resolve_teacher(name, domain, tmp_path) == card
+
+
+def test_a_family_without_a_card_for_the_domain_is_answered_with_what_there_is() -> None:
+    with pytest.raises(UnknownNameError, match=r"nothing called 'ada'\. Known: .*adabins-small"):
+        resolve_teacher("ada", "kitti")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import UnknownNameError
 from kdpipe.teachers.base import Bins, Teacher, TeacherOutput
-from kdpipe.teachers.weights import load_state, missing_weights
+from kdpipe.teachers.weights import find_published, load_state, missing_weights, unpacked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ __all__ = [
     "make_teacher",
 ]
 
-_OTHER = {"__init__", "base", "weights"}
+_OTHER = {"__init__", "archive", "base", "download", "weights"}
 """Files here that are no family."""
 
 
@@ -88,19 +88,26 @@ def load_teacher(
 
     Args:
         card: itself, or its name in manifests/teachers.
-        checkpoint: published, or written by `kdpipe fit`; loaded as data, never as code.
+        checkpoint: published, or written by `kdpipe fit`; loaded as data, never as code. None: the
+            card's published weights, from the cache or downloaded into it.
         device: a torch device's name.
         mirror: overrides the card's.
 
     Raises:
-        CheckpointError: no checkpoint is given, or it is missing, torn, unsafe or another
-            network's, or is not the file of the card's `weights_sha256`.
+        CheckpointError: none is given and none can be found; or it is missing, torn, unsafe or
+            another network's, or is not the file of the card's `weights_sha256`.
         DeviceError: the device is not there.
     """
     card = load_teacher_card(card) if isinstance(card, str) else card
-    if checkpoint is None:
-        raise missing_weights(card)
     family = load_family(card.family)
+    path = _find(card) if checkpoint is None else unpacked(Path(checkpoint))
     network = family.build(card)
-    load_state(network, Path(checkpoint), renames=family.RENAMES, sha256=card.weights_sha256)
+    load_state(network, path, renames=family.RENAMES, sha256=card.weights_sha256)
     return family.make_teacher(card, network, device, mirror)
+
+
+def _find(card: TeacherCard) -> Path:
+    found = find_published(card)
+    if found is None:
+        raise missing_weights(card)
+    return found.path

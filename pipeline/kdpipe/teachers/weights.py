@@ -1,21 +1,144 @@
-"""A teacher's checkpoint, published or fitted here, into its network; else one line says why."""
+"""A teacher's checkpoint: where it is found, and how it gets into its network.
+
+Published files lie in kdpipe's own cache, `$KDPIPE_HOME/weights`, else
+`$XDG_CACHE_HOME/kdpipe/weights`, else `~/.cache/kdpipe/weights`, each with a note of its digest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from kdpipe.errors import CheckpointError
+from kdpipe.errors import CardError, CheckpointError
 from kdpipe.nets import checkpoint
 from kdpipe.nets.checkpoint import sha256_of_file
+from kdpipe.teachers import archive
+from kdpipe.teachers.download import Remote, fetch
 
 if TYPE_CHECKING:
     from torch import nn
 
     from kdpipe.cards import TeacherCard
 
-__all__ = ["load_state", "missing_weights", "sha256_of_file"]
+__all__ = [
+    "Found",
+    "cache_dir",
+    "find_published",
+    "is_here",
+    "is_published",
+    "load_state",
+    "missing_weights",
+    "sha256_of_file",
+    "source_of",
+    "unpacked",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Published weights on this machine, seen to be what they were."""
+
+    path: Path
+    sha256: str
+    source: str
+    """The address they came from; `file`: someone put them there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """What a card's `about` says of its weights."""
+
+    file: str
+    """As published; may be an archive."""
+
+    member: str | None
+    """Of the archive; None: the file is the checkpoint."""
+
+    url: str | None
+    """Direct; None: it must be fetched by hand."""
+
+    sha256: str | None
+    """Of the published file."""
+
+    size: int | None
+
+    @property
+    def place(self) -> Path:
+        """Where the checkpoint belongs in the cache."""
+        folder = cache_dir()
+        if self.member is None:
+            return folder / self.file
+        return folder / Path(self.file).stem / Path(self.member).name
+
+
+def cache_dir() -> Path:
+    """Folder of downloaded weights; not made."""
+    own, common = os.environ.get("KDPIPE_HOME"), os.environ.get("XDG_CACHE_HOME")
+    home = Path(own) if own else (Path(common) if common else Path.home() / ".cache") / "kdpipe"
+    return home.expanduser().absolute() / "weights"
+
+
+def is_published(card: TeacherCard) -> bool:
+    """Whether its weights are found, not trained here."""
+    return _published(card) is not None
+
+
+def is_here(card: TeacherCard) -> bool:
+    """Whether its published weights are on this machine; they are not looked into."""
+    published = _published(card)
+    return published is not None and (
+        published.place.exists() or (cache_dir() / published.file).exists()
+    )
+
+
+def find_published(card: TeacherCard, *, download: bool = True) -> Found | None:
+    """Published weights: from the cache, else downloaded where the card has a direct address.
+
+    Args:
+        card: its `about` names `file`, `url` and, where they are published, `sha256` and `size`.
+        download: False: only look.
+
+    Returns:
+        None where they are not here and cannot be, or must not be, downloaded.
+
+    Raises:
+        CheckpointError: the download fails, or a file is not what it was.
+        CardError: `about` has a wrong value.
+    """
+    published = _published(card)
+    if published is None:
+        return None
+    place = published.place
+    by_hand = cache_dir() / published.file
+    if not place.exists() and by_hand.exists() and published.member is not None:
+        archive.unpack(by_hand, place, published.member)
+    if not place.exists():
+        if published.url is None or not download:
+            return None
+        _fetch(published, published.url, card.weights_sha256)
+    return _checked(published, place, card.weights_sha256)
+
+
+def source_of(card: TeacherCard, sha256: str) -> str:
+    """Where a checkpoint of this digest was downloaded from, if it was; else `file`."""
+    published = _published(card)
+    note = _read_note(published.place) if published is not None else {}
+    return note.get("source", "file") if note.get("sha256") == sha256 else "file"
+
+
+def unpacked(path: Path) -> Path:
+    """A checkpoint as it is given; of a zip archive, the `model` in it.
+
+    Raises:
+        CheckpointError: an archive without such a file.
+    """
+    return archive.unpacked(path, cache_dir() / "unpacked")
 
 
 def load_state(
@@ -53,17 +176,108 @@ def missing_weights(card: TeacherCard, looked: Sequence[Path] = ()) -> Checkpoin
         card: its `about` says where the weights are.
         looked: places that were searched.
     """
-    published = str(card.about.get("weights", "see its card"))
-    file = card.about.get("file")
-    named = f", file {file}" if file else ""
+    where = str(card.about.get("weights", "see its card"))
+    published = _published(card)
+    named = f", file {published.file}" if published else ""
     searched = f" Looked for {', '.join(map(str, looked))}." if looked else ""
     advice = "give the file with --checkpoint FILE (checkpoint= in Python)"
-    if file is None and card.fit is not None:
+    if published is not None:
+        advice = f"save it as {cache_dir() / published.file}, or {advice}"
+    elif card.fit is not None:
         advice = f"run `kdpipe fit --teacher {card.name}` first, or {advice}"
     return CheckpointError(
-        f"{card.name} has no weights here.{searched} Published: {published}{named}. "
-        f"To go on, {advice}."
+        f"{card.name} has no weights here.{searched} Published: {where}{named}. To go on, {advice}."
     )
+
+
+def _published(card: TeacherCard) -> _Published | None:
+    about, where = card.about, f"teachers/{card.name}: about"
+    url, member = _text(about, "url", where), _text(about, "member", where)
+    file = _text(about, "file", where)
+    if url is None and file is None:
+        return None
+    file = file or Path(unquote(urlsplit(url or "").path)).name
+    if file in ("", ".", "..") or Path(file).name != file:
+        raise CardError(f"{where}.file: found {file!r}, expected the name of a file")
+    if member is None and file.lower().endswith(".zip"):
+        member = archive.MODEL
+    size = about.get("size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise CardError(f"{where}.size: found {size!r}, expected a number of bytes")
+    digest = _text(about, "sha256", where)
+    return _Published(file=file, member=member, url=url, sha256=digest, size=size)
+
+
+def _text(about: Mapping[str, object], key: str, where: str) -> str | None:
+    value = about.get(key)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise CardError(f"{where}.{key}: found {value!r}, expected text")
+    return value
+
+
+def _fetch(published: _Published, url: str, sha256: str | None) -> None:
+    member = published.member
+    known = published.sha256 or (sha256 if member is None else None)
+    remote = Remote(url=url, sha256=known, size=published.size)
+
+    def keep(part: Path, target: Path) -> None:
+        ready = part
+        if member is not None:
+            ready = target.with_name(f"{target.name}.part")
+            archive.unpack(part, ready, member)
+        found = sha256_of_file(ready)
+        if sha256 is not None and found != sha256.lower():
+            ready.unlink()
+            raise CheckpointError(
+                f"{target.name} in {url} has SHA-256 {found[:16]}…, its card says "
+                f"{sha256[:16].lower()}…: nothing was kept; take the card of this file"
+            )
+        _write_note(target, {"source": url, "sha256": found})
+        ready.replace(target)
+
+    fetch(remote, cache_dir() / published.file, published.place, keep)
+
+
+def _checked(published: _Published, place: Path, sha256: str | None) -> Found:
+    """Compares a cached checkpoint with its card, and with what it was at first use."""
+    found, note = sha256_of_file(place), _read_note(place)
+    plain = published.sha256 if published.member is None else None
+    for known, who in (
+        (sha256 or plain, "its card says"),
+        (note.get("sha256"), "at its first use it had"),
+    ):
+        if known is not None and found != known.lower():
+            again = " to have it downloaded again" if published.url else " and fetch it again"
+            raise CheckpointError(
+                f"{place} has SHA-256 {found[:16]}…, {who} {known[:16].lower()}…: "
+                f"remove it and {_note_path(place).name}{again}"
+            )
+    source = note.get("source") or "file"
+    if not note:
+        _write_note(place, {"source": source, "sha256": found})
+    return Found(path=place, sha256=found, source=source)
+
+
+def _note_path(place: Path) -> Path:
+    return place.with_name(f"{place.name}.json")
+
+
+def _read_note(place: Path) -> dict[str, str]:
+    try:
+        values = json.loads(_note_path(place).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{_note_path(place)} is torn, expected the digest of {place.name}: remove both"
+        ) from error
+    return {str(key): str(value) for key, value in values.items()}
+
+
+def _write_note(place: Path, values: Mapping[str, str]) -> None:
+    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    beside.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    beside.replace(_note_path(place))
 
 
 def _rename(key: str, renames: Sequence[tuple[str, str]]) -> str:

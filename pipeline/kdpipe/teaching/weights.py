@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Weights:
 
 
 def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weights:
-    """Finds a teacher's checkpoint.
+    """Finds a teacher's checkpoint: the given one, the fitted one, a published one.
 
     Args:
         card: of the teacher.
@@ -34,23 +35,24 @@ def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weigh
         checkpoint: a file, instead.
 
     Raises:
-        CheckpointError: there is none, or it is not the one that was fitted for this card.
+        CheckpointError: there is none, its download fails, or it is not the one that was fitted or
+            found for this card.
     """
     known = layout.weights_path(data, card.name)
     noted = _read(known)
     if checkpoint is not None:
-        digest = _sha256(checkpoint)
-        source = str(noted["source"]) if noted and noted.get("sha256") == digest else "file"
-        return Weights(path=checkpoint, sha256=digest, source=_kind(source))
+        return _given(card, checkpoint, noted)
     if noted is None:
-        from kdpipe.teachers.weights import missing_weights  # torch, for an error only
-
-        raise missing_weights(card, [known])
-    path = known.parent / str(noted.get("checkpoint"))
-    digest = _sha256(path)
-    if digest != noted.get("sha256"):
+        return _published(card, known)
+    if noted.get("cached"):  # its place is another one on each machine
+        weights = _published(card, known)
+    else:
+        path = known.parent / str(noted.get("checkpoint"))
+        weights = Weights(path=path, sha256=_sha256(path), source=_kind(str(noted.get("source"))))
+    if weights.sha256 != noted.get("sha256"):
         raise CheckpointError(
-            f"{path} has SHA-256 {digest[:16]}…, {known} says {str(noted.get('sha256'))[:16]}…: "
+            f"{weights.path} has SHA-256 {weights.sha256[:16]}…, {known} says "
+            f"{str(noted.get('sha256'))[:16]}…: "
             f"run `kdpipe fit --teacher {card.name} --data {data}` again"
         )
     if noted.get("fingerprint") != card.fingerprint:
@@ -58,7 +60,28 @@ def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weigh
             f"{known} is of fingerprint {noted.get('fingerprint')!r}, the card of {card.name} has "
             f"{card.fingerprint!r}: go back to that card, or fit again"
         )
-    return Weights(path=path, sha256=digest, source=_kind(str(noted.get("source"))))
+    return weights
+
+
+def _given(card: TeacherCard, checkpoint: Path, noted: Mapping[str, object] | None) -> Weights:
+    from kdpipe.teachers.weights import source_of, unpacked  # torch, where it is needed
+
+    checkpoint = unpacked(checkpoint)
+    digest = _sha256(checkpoint)
+    if noted is not None and noted.get("sha256") == digest:
+        source = str(noted["source"])
+    else:
+        source = source_of(card, digest)
+    return Weights(path=checkpoint, sha256=digest, source=_kind(source))
+
+
+def _published(card: TeacherCard, known: Path) -> Weights:
+    from kdpipe.teachers.weights import find_published, missing_weights  # torch, as above
+
+    found = find_published(card)
+    if found is None:
+        raise missing_weights(card, [known])
+    return Weights(path=found.path, sha256=found.sha256, source=_kind(found.source))
 
 
 def _read(path: Path) -> dict[str, object] | None:
