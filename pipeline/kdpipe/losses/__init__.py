@@ -16,7 +16,7 @@ from torch import Tensor
 from kdpipe.errors import CardError
 from kdpipe.losses.bins import chamfer
 from kdpipe.losses.dpm import dpm_loss, dpm_target
-from kdpipe.losses.silog import ADABINS, TOOLBOX, SilogForm, silog
+from kdpipe.losses.silog import ADABINS, BTS, TOOLBOX, ZOEDEPTH, SilogForm, silog
 from kdpipe.losses.ssim import known_ssim, ssim
 from kdpipe.losses.tie_kd import TieKd, form_of, tie_kd
 
@@ -73,6 +73,14 @@ def _silog_adabins(output: Prediction, target: Tensor, valid: Tensor, options: O
     return silog(_depth_at(output, target), target, valid & (target > 1e-3), ADABINS)
 
 
+def _silog_bts(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    return silog(_depth_at(output, target), target, valid & (target > 1e-3), BTS)
+
+
+def _silog_zoedepth(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    return silog(_depth_at(output, target), target, valid & (target > 1e-3), ZOEDEPTH)
+
+
 def _chamfer(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
     centers = output.centers.expand(len(target), output.centers.shape[-1])
     return chamfer(centers, target, valid & (target >= 1e-3))
@@ -100,6 +108,8 @@ def _mse(output: Prediction, target: Tensor, valid: Tensor, options: Options) ->
 TRUTH_LOSSES: Mapping[str, Loss] = {
     "silog": _silog,
     "silog-adabins": _silog_adabins,
+    "silog-bts": _silog_bts,
+    "silog-zoedepth": _silog_zoedepth,
     "chamfer": _chamfer,
 }
 """Against measured depth."""

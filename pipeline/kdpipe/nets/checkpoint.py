@@ -9,11 +9,23 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdpipe.errors import CheckpointError
+
+_RECONSTRUCT = getattr(np, "_core").multiarray._reconstruct  # noqa: B009, private, but what files name
+_NUMPY: list[Any] = [
+    _RECONSTRUCT,
+    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+]
+"""Names that make plain arrays and nothing else: BTS files keep their scores as arrays."""
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Keys of a checkpoint under which the state dict itself may lie."""
@@ -50,7 +62,10 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
                 f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
                 "it again, or take the card of this file"
             )
-        with warnings.catch_warnings(action="ignore"):  # what it warns of, it then refuses
+        with (
+            warnings.catch_warnings(action="ignore"),  # what it warns of, it then refuses
+            torch.serialization.safe_globals(_NUMPY),
+        ):
             loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_why_refused(path, error)}") from error

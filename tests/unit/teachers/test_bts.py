@@ -244,7 +244,6 @@ def test_torchvisions_imagenet_weights_fill_the_encoder(encoder: str, tmp_path: 
         assert torch.equal(found[key], value), key
 
 
-@pytest.mark.xfail(reason="nets/checkpoint.py refuses NumPy arrays", strict=True)
 def test_a_published_file_is_read_although_it_holds_an_array_of_numpy(tmp_path: Path) -> None:
     path = tmp_path / "model"
     state = {"module.decoder.bn5.weight": torch.ones(3)}
