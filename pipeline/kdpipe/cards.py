@@ -159,6 +159,21 @@ class TeacherCard:
                 f"teachers/{self.name}: 0 < min_depth < max_depth expected, "
                 f"got {self.min_depth} and {self.max_depth}"
             )
+        if self.kind not in ("metric", "affine-invariant"):
+            raise CardError(
+                f"teachers/{self.name}: about.kind: found {self.kind!r}, expected metric or "
+                "affine-invariant"
+            )
+
+    @property
+    def kind(self) -> str:
+        """`metric`, or `affine-invariant`: right but for an unknown scale and shift."""
+        return str(self.about.get("kind", "metric"))
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether its depth is in metres."""
+        return self.kind == "metric"
 
     @property
     def fingerprint(self) -> str:

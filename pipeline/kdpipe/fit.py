@@ -16,10 +16,10 @@ from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher
 from kdpipe.teachers.weights import (
+    digest_of,
     find_published,
     is_published,
     missing_weights,
-    sha256_of_file,
     unpacked,
 )
 from kdpipe.training.augment import augment_of
@@ -243,7 +243,7 @@ def _write_weights(
         "fingerprint": card.fingerprint,
         # The cache is somewhere else on each machine: `teach` looks there by the card.
         "checkpoint": checkpoint.name if inside or cached else str(checkpoint.resolve()),
-        "sha256": sha256_of_file(checkpoint),
+        "sha256": digest_of(checkpoint),
         "source": source,
         "data": data,
         "steps": steps,

@@ -55,7 +55,7 @@ def _teacher(name: str, manifests: Path | None) -> dict[str, object]:
         parameters = sum(p.numel() for p in build_network(card).parameters())
     return {
         "family": card.family,
-        "depth": f"{card.min_depth:g}-{card.max_depth:g} m",
+        "depth": f"{card.min_depth:g}-{card.max_depth:g} m" if card.is_metric else "relative",
         "bins": card.bins,
         "parameters": parameters,
         "weights": _weights(card),
@@ -66,7 +66,7 @@ def _teacher(name: str, manifests: Path | None) -> dict[str, object]:
 def _weights(card: TeacherCard) -> str:
     """Whether they are on this machine, and else how they come here."""
     from kdpipe.store import layout
-    from kdpipe.teachers.weights import is_here, is_published
+    from kdpipe.teachers.weights import hub_of, is_here, is_published
 
     noted = sorted(Path().glob(str(layout.weights_path("*", card.name))))
     if noted:
@@ -75,7 +75,8 @@ def _weights(card: TeacherCard) -> str:
         return "here"
     if not is_published(card):
         return "fitted on your data"
-    return "downloaded by fit" if card.about.get("url") else "fetched by hand"
+    is_direct = hub_of(card) is not None or "url" in card.about
+    return "downloaded by fit" if is_direct else "fetched by hand"
 
 
 def _table(told: Mapping[str, Mapping[str, object]]) -> str:

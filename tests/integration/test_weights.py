@@ -14,9 +14,11 @@ from tests.http_server import Server
 
 from kdpipe.cards import load_teacher_card
 from kdpipe.nets.checkpoint import sha256_of_file
+from kdpipe.nets.hub_network import HubNetwork
 from kdpipe.rows import Rows
 from kdpipe.store import layout, open_store
 from kdpipe.teachers import build_network, load_teacher
+from kdpipe.teachers.weights import digest_of
 from kdpipe.teaching.weights import find_weights
 from kdpipe_stages import cli
 
@@ -164,6 +166,62 @@ def test_python_finds_published_weights_too(project: Path, server: Server) -> No
     assert len(server.asked) == 1
 
 
+@pytest.fixture
+def hub_folder(project: Path, tmp_path: Path) -> Path:
+    """A tiny model as transformers saves it, and the cards `toy-hub`, `toy-relative` of it."""
+    made = load_teacher_card("huggingface-small", project)
+    config = {
+        "model_type": "glpn",
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 2, 2],
+        "decoder_hidden_size": 8,
+    }
+    network = build_network(replace(made, network={**made.network, "config": config}))
+    assert isinstance(network, HubNetwork)
+    folder = tmp_path / "a model"
+    network.model.save_pretrained(folder)
+    network.processor.save_pretrained(folder)
+    for name, kind in (("toy-hub", "metric"), ("toy-relative", "affine-invariant")):
+        card = {
+            "name": name,
+            "family": "huggingface",
+            "network": {"hub": str(folder)},
+            "about": {"kind": kind, "licence": "none", "weights": "here"},
+        }
+        (project / "teachers" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    return folder
+
+
+def test_a_folder_of_transformers_teaches(project: Path, hub_folder: Path) -> None:
+    asked = ("--data", "tiny", "--manifests", project)
+    taught = ("teach", "--teacher", "toy-hub", *asked, "--workers", "0")
+
+    assert kdpipe("fit", "--teacher", "toy-hub", *asked) == 0
+    assert kdpipe(*taught) == 0
+    assert kdpipe(*taught, "--checkpoint", hub_folder) == 0
+
+    store = open_store(layout.store_path("tiny", "toy-hub"))
+    source = {"sha256": digest_of(hub_folder), "source": "file"}
+    assert store.info.identity["weights"] == source
+    assert store.depth(0).shape == (48, 64)
+
+
+def test_a_relative_teacher_is_refused_before_anything_is_written(
+    project: Path, hub_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = kdpipe(
+        *("teach", "--teacher", "toy-relative", "--data", "tiny", "--manifests", project),
+        *("--workers", "0", "--checkpoint", hub_folder),
+    )
+
+    assert status == 1
+    said = capsys.readouterr().err
+    assert said.startswith("kdpipe: toy-relative is affine-invariant, its depth has no metres")
+    assert said.count("\n") == 1
+    assert not layout.store_path("tiny", "toy-relative").exists()
+
+
 def test_list_says_what_a_teacher_is_and_where_its_weights_are(
     project: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,3 +248,4 @@ def test_list_says_what_a_teacher_is_and_where_its_weights_are(
     assert told["toy-k"]["weights"] == "downloaded by fit"
     assert told["toy-by-hand"]["weights"] == "fetched by hand"
     assert told["adabins-small"]["weights"] == "fitted on your data"
+    assert told["depth-anything-v2-small"]["depth"] == "relative"

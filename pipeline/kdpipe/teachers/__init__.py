@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import UnknownNameError
@@ -24,12 +25,15 @@ __all__ = [
     "make_teacher",
 ]
 
-_OTHER = {"__init__", "archive", "base", "download", "weights"}
+_OTHER = {"__init__", "archive", "base", "download", "hub", "weights"}
 """Files here that are no family."""
 
 
 class Family(Protocol):
-    """What teachers/<family>.py holds."""
+    """What teachers/<family>.py holds.
+
+    Beside that it may have `load_network(card, path)`, where weights bring their own architecture.
+    """
 
     RENAMES: tuple[tuple[str, str], ...]
     """Start of an entry's name in older checkpoints -> its start in ours."""
@@ -41,6 +45,9 @@ class Family(Protocol):
         self, card: TeacherCard, network: nn.Module, device: str, mirror: bool | None
     ) -> Teacher:
         """That network, with weights, as a teacher."""
+
+
+_Load: TypeAlias = Callable[[TeacherCard, Path], "nn.Module"]
 
 
 def family_names() -> list[str]:
@@ -88,8 +95,9 @@ def load_teacher(
 
     Args:
         card: itself, or its name in manifests/teachers.
-        checkpoint: published, or written by `kdpipe fit`; loaded as data, never as code. None: the
-            card's published weights, from the cache or downloaded into it.
+        checkpoint: published, or written by `kdpipe fit`, or a folder of transformers; loaded as
+            data, never as code. None: the card's published weights, from the cache or downloaded
+            into it.
         device: a torch device's name.
         mirror: overrides the card's.
 
@@ -101,6 +109,9 @@ def load_teacher(
     card = load_teacher_card(card) if isinstance(card, str) else card
     family = load_family(card.family)
     path = _find(card) if checkpoint is None else unpacked(Path(checkpoint))
+    load: _Load | None = getattr(family, "load_network", None)
+    if load is not None:
+        return family.make_teacher(card, load(card, path), device, mirror)
     network = family.build(card)
     load_state(network, path, renames=family.RENAMES, sha256=card.weights_sha256)
     return family.make_teacher(card, network, device, mirror)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from kdpipe.errors import CardError, CheckpointError
 from kdpipe.nets import checkpoint
 from kdpipe.nets.checkpoint import sha256_of_file
-from kdpipe.teachers import archive
+from kdpipe.teachers import archive, hub
 from kdpipe.teachers.download import Remote, fetch
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Found",
     "cache_dir",
+    "digest_of",
     "find_published",
+    "hub_of",
     "is_here",
     "is_published",
     "load_state",
@@ -86,11 +88,28 @@ def cache_dir() -> Path:
 
 def is_published(card: TeacherCard) -> bool:
     """Whether its weights are found, not trained here."""
-    return _published(card) is not None
+    return hub_of(card) is not None or _published(card) is not None
+
+
+def hub_of(card: TeacherCard) -> str | None:
+    """Where the Hugging Face hub has its model: `owner/model`, or a folder."""
+    name = card.network.get("hub") if card.family == "huggingface" else None
+    return None if name is None else str(name)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a checkpoint's bytes; of a folder, of all files that decide what a model says.
+
+    Raises:
+        CheckpointError: the folder holds no model.
+    """
+    return hub.digest_of(path) if path.is_dir() else sha256_of_file(path)
 
 
 def is_here(card: TeacherCard) -> bool:
     """Whether its published weights are on this machine; they are not looked into."""
+    if (name := hub_of(card)) is not None:
+        return hub.find(name, _revision(card), download=False) is not None
     published = _published(card)
     return published is not None and (
         published.place.exists() or (cache_dir() / published.file).exists()
@@ -101,7 +120,8 @@ def find_published(card: TeacherCard, *, download: bool = True) -> Found | None:
     """Published weights: from the cache, else downloaded where the card has a direct address.
 
     Args:
-        card: its `about` names `file`, `url` and, where they are published, `sha256` and `size`.
+        card: its `about` names `file`, `url` and, where they are published, `sha256` and `size`; or
+            its `network` names a model of the hub.
         download: False: only look.
 
     Returns:
@@ -111,6 +131,8 @@ def find_published(card: TeacherCard, *, download: bool = True) -> Found | None:
         CheckpointError: the download fails, or a file is not what it was.
         CardError: `about` has a wrong value.
     """
+    if (name := hub_of(card)) is not None:
+        return _find_in_hub(card, name, download)
     published = _published(card)
     if published is None:
         return None
@@ -155,7 +177,8 @@ def load_state(
 
     Args:
         network: changed only if everything fits.
-        path: what `torch.save` wrote; nothing in it is run.
+        path: what `torch.save` wrote; nothing in it is run. A folder of transformers, where the
+            network has `read_folder(path)`.
         renames: start of an entry's name in older files -> its start in `network`.
         sha256: the file's expected digest; None: not checked.
 
@@ -163,7 +186,16 @@ def load_state(
         CheckpointError: missing, another digest, torn, no checkpoint, unsafe, or of another
             network.
     """
-    state = checkpoint.read_state(path, sha256=sha256)
+    read = getattr(network, "read_folder", None) if path.is_dir() else None
+    if read is None:
+        state = checkpoint.read_state(path, sha256=sha256)
+    else:
+        if sha256 is not None and (found := digest_of(path)) != sha256.lower():
+            raise CheckpointError(
+                f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
+                "it again, or take the card of this folder"
+            )
+        state = read(path)
     renamed = {_rename(key, renames): value for key, value in state.items()}
     unused = getattr(network, "is_unused", lambda _key: False)
     checkpoint.load_state(network, renamed, str(path), unused=unused)
@@ -183,11 +215,30 @@ def missing_weights(card: TeacherCard, looked: Sequence[Path] = ()) -> Checkpoin
     advice = "give the file with --checkpoint FILE (checkpoint= in Python)"
     if published is not None:
         advice = f"save it as {cache_dir() / published.file}, or {advice}"
-    elif card.fit is not None:
+    elif card.fit is not None and hub_of(card) is None:
         advice = f"run `kdpipe fit --teacher {card.name}` first, or {advice}"
     return CheckpointError(
         f"{card.name} has no weights here.{searched} Published: {where}{named}. To go on, {advice}."
     )
+
+
+def _find_in_hub(card: TeacherCard, name: str, download: bool) -> Found | None:
+    folder = hub.find(name, _revision(card), download=download)
+    if folder is None:
+        return None
+    found = digest_of(folder)
+    if card.weights_sha256 is not None and found != card.weights_sha256.lower():
+        raise CheckpointError(
+            f"{name} has SHA-256 {found[:16]}…, its card says {card.weights_sha256[:16].lower()}…: "
+            "the model was changed; set network.revision in the card to the commit it was made for"
+        )
+    is_local = Path(name).expanduser().is_dir()
+    return Found(path=folder, sha256=found, source="file" if is_local else f"{hub.SITE}/{name}")
+
+
+def _revision(card: TeacherCard) -> str | None:
+    revision = card.network.get("revision")
+    return None if revision is None else str(revision)
 
 
 def _published(card: TeacherCard) -> _Published | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe.errors import CheckpointError, StoreError
+from kdpipe.errors import CardError, CheckpointError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import read_json
 
@@ -32,12 +32,18 @@ def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weigh
     Args:
         card: of the teacher.
         data: the data set that `fit` saw; its folder's weights.json names the file.
-        checkpoint: a file, instead.
+        checkpoint: a file, or a folder of transformers, instead.
 
     Raises:
+        CardError: the teacher's depth is not metric.
         CheckpointError: there is none, its download fails, or it is not the one that was fitted or
             found for this card.
     """
+    if not card.is_metric:
+        raise CardError(
+            f"{card.name} is affine-invariant, its depth has no metres, and a store holds metres: "
+            "take a metric card, or fit this network's on measured depth"
+        )
     known = layout.weights_path(data, card.name)
     noted = _read(known)
     if checkpoint is not None:
@@ -99,6 +105,10 @@ def _kind(source: str) -> str:
 
 
 def _sha256(path: Path) -> str:
+    if path.is_dir():
+        from kdpipe.teachers.weights import digest_of  # torch, as above
+
+        return digest_of(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
