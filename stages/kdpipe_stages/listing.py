@@ -45,19 +45,13 @@ def listing(
 
 
 def _teacher(name: str, manifests: Path | None) -> dict[str, object]:
-    import torch
-
     from kdpipe.cards import load_teacher_card
-    from kdpipe.teachers import build_network
 
     card = load_teacher_card(name, manifests)
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(card).parameters())
     return {
         "family": card.family,
         "depth": f"{card.min_depth:g}-{card.max_depth:g} m" if card.is_metric else "relative",
         "bins": card.bins,
-        "parameters": parameters,
         "weights": _weights(card),
         "licence": str(card.about.get("licence", "unknown")),
     }
@@ -80,16 +74,12 @@ def _weights(card: TeacherCard) -> str:
 
 
 def _table(told: Mapping[str, Mapping[str, object]]) -> str:
-    head = ["teacher", "family", "depth", "bins", "parameters", "weights", "licence"]
+    head = ["teacher", "family", "depth", "bins", "weights", "licence"]
     rows = [head] + [
-        [name, *(_said(key, values[key]) for key in head[1:])] for name, values in told.items()
+        [name, *(str(values[key]) for key in head[1:])] for name, values in told.items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     )
-
-
-def _said(key: str, value: object) -> str:
-    return f"{value / 1e6:.1f} M" if key == "parameters" and isinstance(value, int) else str(value)

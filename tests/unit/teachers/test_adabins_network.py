@@ -36,8 +36,8 @@ def test_a_wrong_network_section_is_one_line(change: dict[str, object], expected
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [
-        pytest.param(96, 128, "6x8 = 48 patches of 16x16, expected 65 to 500", id="too-few"),
-        pytest.param(480, 640, "30x40 = 1200 patches of 16x16, expected 65", id="too-many"),
+        pytest.param(64, 96, "4x6 = 24 patches of 16x16, expected 33 to 500", id="too-few"),
+        pytest.param(480, 640, "30x40 = 1200 patches of 16x16, expected 33", id="too-many"),
     ],
 )
 def test_an_image_with_the_wrong_number_of_patches_is_refused(
