@@ -172,7 +172,7 @@ class Store:
         frame, part = self.frame(row), None if window is None else Window(*window)
         if not self.known(row):
             return np.zeros(frame if part is None else (part.height, part.width), np.float32)
-        return to_frame(self.native_depth(row), frame, part)
+        return to_frame(self.native_depth(row), frame, part, self.info.rule)
 
     def bins(self, row: int) -> StoredBins:
         """Probabilities over bins, at native size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,9 +17,14 @@ from kdpipe.errors import DataError, DeviceError
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
+    from kdpipe.nets.log_binomial import LogBinomialBins
 
 RULE = "bilinear-align-corners"
 """Native map to frame: bilinear, the corners' centres on the frame's corners' centres."""
+
+BICUBIC_PADDED = "bicubic-padded"
+"""Native map to frame: the map is of the frame with `padding_of` it around; bicubic, the corners'
+outer edges on that padded frame's, then cropped. The result may overshoot the map's own range."""
 
 Images: TypeAlias = Tensor | NDArray[Any]
 """RGB: uint8 (B, H, W, 3) in 0..255, or float32 (B, 3, H, W) in [0, 1]."""
@@ -50,7 +56,7 @@ class TeacherOutput:
     depth: Tensor
     """(B, h, w) [m], float32, the teacher's native size."""
 
-    bins: Bins | None = None
+    bins: Bins | LogBinomialBins | None = None
     """Of the unmirrored pass, also where `depth` is averaged with the mirrored image's."""
 
     rule: str = RULE
@@ -58,7 +64,12 @@ class TeacherOutput:
 
     def depth_in_frame(self, height: int, width: int) -> Tensor:
         """Depth (B, height, width) [m] by `rule`."""
-        return resize(self.depth[:, None], (height, width))[:, 0]
+        native = self.depth[:, None]
+        if self.rule == RULE:
+            return resize(native, (height, width))[:, 0]
+        top, left = padding_of(height, width)
+        padded = F.interpolate(native, (height + 2 * top, width + 2 * left), mode="bicubic")
+        return padded[:, 0, top : top + height, left : left + width]
 
 
 class Teacher(ABC):
@@ -110,6 +121,15 @@ class Teacher(ABC):
             return out
         mirrored = self.look(rgb.flip(-1), focal).depth.flip(-1)
         return TeacherOutput((out.depth + mirrored) / 2, out.bins, out.rule)
+
+
+def padding_of(height: int, width: int) -> tuple[int, int]:
+    """Rows at top and bottom, columns at left and right, that a frame is padded by [pixels].
+
+    Reference:
+        Bhat et al., "ZoeDepth", https://arxiv.org/abs/2302.12288; the published inference.
+    """
+    return int(3 * math.sqrt(height / 2)), int(3 * math.sqrt(width / 2))
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from kdpipe.teaching.worker import Assignment, frame_sizes
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,8 @@ def run(
     try:
         if info is None:
             seen = pool.measure(frame_sizes(rows))
+            if card.bins == "log-binomial" and subject.params.bins:
+                log.info("%s: its log-binomial bins are not stored yet, only depth", card.name)
             info = plans.create(path, subject.identity(seen.rule), length, seen)
         plan = plans.make_plan(
             path,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
     from kdpipe.store.shards import Array
     from kdpipe.store.writer import ShardWriter
-    from kdpipe.teachers import TeacherOutput
+    from kdpipe.teachers import Bins, TeacherOutput
     from kdpipe.types import Depth
 
 
@@ -56,11 +56,12 @@ class Encoder:
             if self._bins is not None:
                 if out.bins is None:
                     raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
-                probabilities = _numpy(out.bins.probabilities()[at])
-                centers = _numpy(out.bins.centers()[at])
+                bins = cast("Bins", out.bins)  # only a free distribution has this codec
+                probabilities = _numpy(bins.probabilities()[at])
+                centers = _numpy(bins.centers()[at])
                 codes = self._bins.encode(probabilities)
                 values[layout.BIN_CODES] = self._padded(codes, layout.BIN_CODES)
-                values[layout.BIN_EDGES] = _numpy(out.bins.edges[at])
+                values[layout.BIN_EDGES] = _numpy(bins.edges[at])
                 self._compare(depth, probabilities, centers)
             self.writer.put(number, values)
 

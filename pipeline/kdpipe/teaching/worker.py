@@ -129,6 +129,8 @@ class Worker:
         Raises:
             DataError: it can take none of them.
         """
+        from kdpipe.teachers import Bins  # torch
+
         natives, bins, rule = [], None, ""
         refused: DataError | None = None
         for height, width in frames:
@@ -138,7 +140,8 @@ class Worker:
                 refused = error  # its rows will be bad, with this reason
                 continue
             natives.append((int(out.depth.shape[1]), int(out.depth.shape[2])))
-            bins = None if out.bins is None else int(out.bins.edges.shape[1]) - 1
+            # Of a distribution that is no free one only the depth is kept: it has no codec yet.
+            bins = int(out.bins.edges.shape[1]) - 1 if isinstance(out.bins, Bins) else None
             rule = out.rule
         if not natives:
             raise refused or DataError("no image to teach: index a data set that has some")
