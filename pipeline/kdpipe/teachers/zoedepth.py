@@ -1,0 +1,97 @@
+"""ZoeDepth: what is done to a frame before its network, and to its depth after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdpipe.errors import CardError, DataError
+from kdpipe.nets.zoedepth import Sizes, ZoeDepth, ZoeDepthOutput, nearest_multiple
+from kdpipe.strict import build as build_checked
+from kdpipe.teachers.base import (
+    BICUBIC_PADDED,
+    RULE,
+    Teacher,
+    TeacherOutput,
+    padding_of,
+    resize,
+)
+
+if TYPE_CHECKING:
+    from kdpipe.cards import TeacherCard
+
+RENAMES: tuple[tuple[str, str], ...] = ()
+
+
+class ZoeDepthTeacher(Teacher):
+    """Clips the depth to the card's range, before averaging with the mirrored image's."""
+
+    def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
+        """One pass over RGB of the frame's size; `focal` is not read.
+
+        Raises:
+            DataError: the frame is too small to be padded by reflection.
+        """
+        sizes = cast("ZoeDepth", self.network).sizes
+        infer = sizes.preprocess == "infer"
+        if infer:
+            rgb = _reflected(rgb)
+        if sizes.target is not None:
+            frame = (rgb.shape[-2], rgb.shape[-1])
+            rgb = resize(rgb, network_size(frame, sizes.target, keep_aspect=infer))
+        out: ZoeDepthOutput = self.network(rgb)
+        depth = out.depth.clamp(self.card.min_depth, self.card.max_depth)
+        return TeacherOutput(depth, out.bins, BICUBIC_PADDED if infer else RULE)
+
+
+def _reflected(rgb: Tensor) -> Tensor:
+    height, width = rgb.shape[-2:]
+    rows, columns = padding_of(height, width)
+    if rows >= height or columns >= width:
+        raise DataError(
+            f"an image of {height}x{width} pixels cannot be padded by {rows} rows and {columns} "
+            "columns of itself: expected at least 5x5"
+        )
+    return F.pad(rgb, (columns, columns, rows, rows), mode="reflect")
+
+
+def network_size(
+    frame: tuple[int, int], target: tuple[int, int], *, keep_aspect: bool = False
+) -> tuple[int, int]:
+    """Size (H, W) at which the network sees an image [pixels].
+
+    Args:
+        frame: size of the image.
+        target: size to come near to.
+        keep_aspect: scale both sides by what `target` asks of one, whichever is nearer to 1, then
+            round to multiples of 32; else the result is `target`.
+    """
+    if not keep_aspect:
+        return target
+    scales = (target[0] / frame[0], target[1] / frame[1])
+    scale = min(reversed(scales), key=lambda one: abs(1 - one))
+    return nearest_multiple(scale * frame[0]), nearest_multiple(scale * frame[1])
+
+
+def build(card: TeacherCard) -> nn.Module:
+    """The card's network with random weights.
+
+    Raises:
+        CardError: its `network:` has an unknown key, a wrong type or a value out of range.
+    """
+    sizes = build_checked(Sizes, card.network, f"teachers/{card.name}: network")
+    if card.input_size is not None and sizes.target is not None:
+        raise CardError(
+            f"teachers/{card.name}: input_size and network.target both say what the network sees: "
+            "give one, the other as null"
+        )
+    return ZoeDepth(sizes, card.min_depth, card.max_depth)
+
+
+def make_teacher(
+    card: TeacherCard, network: nn.Module, device: str, mirror: bool | None
+) -> Teacher:
+    """The card's network, with weights, as a teacher."""
+    return ZoeDepthTeacher(card, network, device, mirror)
