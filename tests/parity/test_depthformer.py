@@ -48,7 +48,7 @@ def write_checkpoint(path: Path, name: str, *, optional: bool) -> None:
     entries = [entry for entry in LAYOUT["entries"] if optional or entry[0] not in OPTIONAL]
     arrays = recipe.state_arrays(entries, LAYOUT["recipe_overrides"][name])
     state = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    optimizer = {"state": {}, "param_groups": []}
+    optimizer: dict[str, object] = {"state": {}, "param_groups": []}
     torch.save({"meta": {"iter": 38400}, "state_dict": state, "optimizer": optimizer}, path)
 
 

@@ -26,7 +26,7 @@ def randn(*shape: int) -> Tensor:
 def pyramid(**changes: int) -> SwinPyramid:
     torch.manual_seed(0)
     sizes = {"width": 8, "window": 4, **changes}
-    return SwinPyramid(**sizes, depths=(2, 1, 2, 1), heads=(1, 2, 2, 4)).eval()  # type: ignore[arg-type]
+    return SwinPyramid(**sizes, depths=(2, 1, 2, 1), heads=(1, 2, 2, 4)).eval()
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def stirred(kind: str = "softplus", **changes: object) -> ZoeDepth:
     for name, value in network.named_parameters():
         with torch.no_grad():
             if value.ndim == 1 or "relative_position" in name:
-                value += 0.3 * torch.randn(value.shape, generator=generator)
+                value.add_(0.3 * torch.randn(value.shape, generator=generator))
             if name.endswith("conv2.weight") or ".mlp.2." in name:
-                value *= 4
+                value.mul_(4)
     return network
 
 
@@ -239,12 +239,12 @@ def test_each_image_is_routed_by_itself_whatever_its_batch(networks: dict[str, Z
     assert together.bins.domain_logits.argmax(dim=1).tolist() == [1, 0, 1, 1, 0, 0]
     for number, image in enumerate(rgb):
         alone = run(network, image[None])
-        close = {"rtol": 1e-4, "atol": 1e-4}  # the heads are steep, and a batch sums otherwise
-        torch.testing.assert_close(together.depth[number], alone.depth[0], **close)
-        torch.testing.assert_close(together.centers[number], alone.centers[0], **close)
+        # The heads are steep, and a batch sums otherwise.
+        torch.testing.assert_close(together.depth[number], alone.depth[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.centers[number], alone.centers[0], rtol=1e-4, atol=1e-4)
         with torch.no_grad():
             theirs = network.model((image[None] - 0.5) / 0.5).predicted_depth
-        torch.testing.assert_close(alone.depth, theirs, **close)
+        torch.testing.assert_close(alone.depth, theirs, rtol=1e-4, atol=1e-4)
 
 
 # Training

@@ -20,6 +20,7 @@ from kdpipe.store import layout, ledger, open_store
 from kdpipe.store.claims import Claim
 from kdpipe.store.metadata import read_info
 from kdpipe.store.summary import summarise
+from kdpipe.teachers import Bins
 from kdpipe.teaching import Options
 
 STORE = layout.store_path("photos", TEACHER)
@@ -58,7 +59,7 @@ def test_the_store_is_what_the_teacher_said_within_the_bound(batch_size: int) ->
         np.testing.assert_allclose(store.native_depth(number), said.depth[0], rtol=1.001e-3)
         in_frame = said.depth_in_frame(row.height, row.width)[0]
         np.testing.assert_allclose(store.depth(number), in_frame, rtol=1.01e-3)
-        assert said.bins is not None
+        assert isinstance(said.bins, Bins)
         bins, codec = store.bins(number), store.bins(number).codec
         roots = np.sqrt(said.bins.probabilities()[0].numpy())
         bound = 2 * np.sqrt(len(roots)) * codec.max_root_error
