@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdpipe.errors import CardError, DataError
-from kdpipe.nets.zoedepth import Sizes, ZoeDepth, ZoeDepthOutput, nearest_multiple
+from kdpipe.nets.zoedepth import ZoeDepth, ZoeDepthOutput, nearest_multiple
+from kdpipe.nets.zoedepth_sizes import Sizes
 from kdpipe.strict import build as build_checked
 from kdpipe.teachers.base import (
     BICUBIC_PADDED,
