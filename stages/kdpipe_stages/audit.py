@@ -25,11 +25,13 @@ def audit(
     """Check TEACHER's store over DATA: coverage, depth range, agreement with truth, entropy."""
     from kdpipe import audit as library
     from kdpipe.params import load_params
+    from kdpipe_stages.names import teacher_for
 
     params = load_params()
+    data = data or params.data[0]
     done = library.run(
-        teacher or params.teachers[0],
-        data or params.data[0],
+        teacher_for(teacher or params.teachers[0], data, manifests),
+        data,
         workers=workers,
         manifests=manifests,
     )

@@ -53,16 +53,18 @@ def distill(
     from kdpipe import distill as library
     from kdpipe.cards import load_method
     from kdpipe.params import load_params
+    from kdpipe_stages.names import teacher_for
 
     params = load_params()
     student, data = student or params.students[0], data or params.data[0]
     method = method or params.methods[0]
     if teacher is None and load_method(method, manifests).teacher:
         teacher = params.teachers[0]
+    named = None if teacher in (None, "none") else teacher_for(str(teacher), data, manifests)
     done = library.run(
         student,
         data,
-        teacher=None if teacher == "none" else teacher,
+        teacher=named,
         aux=tuple(aux.split(",")) if aux and aux != "none" else (),
         method=method,
         seed=seed,

@@ -45,10 +45,13 @@ def evaluate(
     from kdpipe.cards import load_student_card
     from kdpipe.params import load_params
     from kdpipe.store.layout import Run
+    from kdpipe_stages.names import teacher_for
 
     params = load_params()
     if run is None:
         data = data or params.data[0]
+        if teacher not in (None, "none"):
+            teacher = teacher_for(str(teacher), data, manifests)
     if run is None and student is not None:
         load_student_card(student, manifests)
         run = Run(

@@ -100,6 +100,20 @@ def test_a_family_is_the_card_for_the_data_sets_domain(
     assert "teacher toy is toy-nyu for images of domain 'nyu'" in caplog.text
 
 
+@pytest.mark.parametrize("command", ["audit", "evaluate", "distill"])
+def test_every_command_takes_a_family_s_name(
+    command: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    further = {"distill": ["--method", "tie-kd"], "evaluate": ["--split", "val"]}.get(command, [])
+
+    status = kdpipe(
+        *(command, "--teacher", "toy", "--data", "tiny", "--manifests", project), *further
+    )
+
+    assert status == 1
+    assert "stores/tiny/toy-nyu.zarr" in capsys.readouterr().err
+
+
 def test_teach_needs_no_fit_of_a_published_teacher(
     project: Path, server: Server, cache: Path, tmp_path: Path
 ) -> None:
