@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,6 +32,11 @@ HEIGHT, WIDTH = 48, 64
 
 # Before any test loads torch, as the command line does: spinning threads starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# What this machine has downloaded is no part of a test; the hub's client reads this when imported.
+NO_CACHE = Path(tempfile.gettempdir()) / f"kdpipe-tests-{os.getpid()}-no-cache"
+os.environ["KDPIPE_HOME"] = os.environ["HF_HOME"] = str(NO_CACHE)
+# A script's background job ignores Ctrl-C, and its children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeRows: TypeAlias = Callable[..., Rows]
 MakeStore: TypeAlias = Callable[..., Store]
