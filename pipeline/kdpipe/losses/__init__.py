@@ -15,7 +15,9 @@ from torch import Tensor
 
 from kdpipe.errors import CardError
 from kdpipe.losses.bins import chamfer
+from kdpipe.losses.domain import domain_loss
 from kdpipe.losses.dpm import dpm_loss, dpm_target
+from kdpipe.losses.hu import hu
 from kdpipe.losses.silog import ADABINS, BTS, TOOLBOX, ZOEDEPTH, SilogForm, silog
 from kdpipe.losses.ssim import known_ssim, ssim
 from kdpipe.losses.tie_kd import TieKd, form_of, tie_kd
@@ -28,8 +30,10 @@ __all__ = [
     "SilogForm",
     "TieKd",
     "chamfer",
+    "domain_loss",
     "dpm_loss",
     "dpm_target",
+    "hu",
     "known_ssim",
     "silog",
     "ssim",
@@ -86,6 +90,13 @@ def _chamfer(output: Prediction, target: Tensor, valid: Tensor, options: Options
     return chamfer(centers, target, valid & (target >= 1e-3))
 
 
+def _domain(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    logits: Tensor | None = getattr(output, "domain_logits", None)
+    if logits is None:
+        raise CardError("domain: the network has no router, expected `domains` in its card")
+    return domain_loss(logits, str(options.get("domain")), valid.flatten(1).any(dim=1))
+
+
 def _tie_kd(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
     if output.probabilities is None:
         raise CardError("tie-kd: the student has no bins, expected `head: dpm` in its card")
@@ -100,6 +111,10 @@ def _ssim(output: Prediction, target: Tensor, valid: Tensor, options: Options) -
     return lost[some].sum() / some.sum().clamp(min=1)
 
 
+def _hu(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
+    return hu(_depth_at(output, target), target, valid)
+
+
 def _mse(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
     chosen = (_depth_at(output, target) - target)[valid]
     return chosen.square().sum() / max(1, chosen.numel())
@@ -111,14 +126,17 @@ TRUTH_LOSSES: Mapping[str, Loss] = {
     "silog-bts": _silog_bts,
     "silog-zoedepth": _silog_zoedepth,
     "chamfer": _chamfer,
+    "hu": _hu,
+    "domain": _domain,
 }
-"""Against measured depth."""
+"""Against measured depth; `domain` is ZoeDepth-NK's router against the data set's domain."""
 
 DISTILLATION_LOSSES: Mapping[str, Loss] = {
     "tie-kd": _tie_kd,
     "ssim": _ssim,
     "mse": _mse,
     "si": _silog,
+    "hu": _hu,
 }
 """Against a teacher's stored depth. `ssim`, `mse` and `si` are TIE-KD's Res-KD baselines, whose
 published weight of 1 - SSIM is 1.5."""

@@ -50,6 +50,11 @@ class ZoeDepthOutput:
     bins: LogBinomialBins
     """What both are made of."""
 
+    @property
+    def domain_logits(self) -> Tensor | None:
+        """(B, domains), what the router said; None without one."""
+        return self.bins.domain_logits
+
 
 @dataclass(frozen=True, slots=True)
 class _Maps:

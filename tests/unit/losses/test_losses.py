@@ -17,6 +17,8 @@ GENERATOR = torch.Generator().manual_seed(0)
 TARGET = torch.rand(2, 24, 32, generator=GENERATOR) * 8 + 1
 EVERYWHERE = torch.ones_like(TARGET, dtype=torch.bool)
 ALL = {**TRUTH_LOSSES, **DISTILLATION_LOSSES}
+NEEDED: dict[str, dict[str, object]] = {"domain": {"domain": "nyu"}}
+"""Loss -> options that it does not do without."""
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Output:
 
     def __post_init__(self) -> None:
         self.probabilities = torch.softmax(self.logits, 1)
+        self.domain_logits: Tensor | None = self.logits[:, :2, 0, 0]
         self.depth = (self.probabilities * self.centers.view(1, -1, 1, 1)).sum(1)
 
 
@@ -38,7 +41,7 @@ class Output:
 def test_a_loss_is_a_positive_scalar_with_a_finite_gradient(name: str) -> None:
     output = Output()
 
-    loss = ALL[name](output, TARGET, EVERYWHERE, {})
+    loss = ALL[name](output, TARGET, EVERYWHERE, NEEDED.get(name, {}))
     torch.autograd.backward(loss)
 
     assert loss.shape == ()
@@ -52,6 +55,7 @@ def test_a_loss_is_a_positive_scalar_with_a_finite_gradient(name: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"dpm_mode": "normalized", "ssim": "known"}])
 def test_mixed_precision_does_not_reach_into_a_loss(name: str, options: dict[str, object]) -> None:
     output = Output()
+    options = NEEDED.get(name, options)
 
     with torch.autocast("cpu", torch.bfloat16):
         mixed = ALL[name](output, TARGET, EVERYWHERE, options)
@@ -63,7 +67,7 @@ def test_mixed_precision_does_not_reach_into_a_loss(name: str, options: dict[str
 def test_nothing_valid_costs_nothing_and_teaches_nothing(name: str) -> None:
     output = Output()
 
-    loss = ALL[name](output, torch.zeros_like(TARGET), ~EVERYWHERE, {})
+    loss = ALL[name](output, torch.zeros_like(TARGET), ~EVERYWHERE, NEEDED.get(name, {}))
     torch.autograd.backward(loss)
 
     assert loss.item() == 0
@@ -76,6 +80,14 @@ def test_a_student_without_bins_cannot_learn_tie_kd() -> None:
 
     with pytest.raises(CardError, match="expected `head: dpm`"):
         DISTILLATION_LOSSES["tie-kd"](output, TARGET, EVERYWHERE, {})
+
+
+def test_a_network_without_router_cannot_learn_domains() -> None:
+    output = Output()
+    output.domain_logits = None
+
+    with pytest.raises(CardError, match="has no router"):
+        TRUTH_LOSSES["domain"](output, TARGET, EVERYWHERE, NEEDED["domain"])
 
 
 @pytest.mark.parametrize("name", card_names("methods"))
