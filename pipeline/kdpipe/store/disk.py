@@ -61,8 +61,17 @@ def read_json(path: Path) -> dict[str, object]:
         FileNotFoundError: there is none.
         StoreError: it is torn, or no object.
     """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, object]:
+    """Reads the JSON object that a file held.
+
+    Raises:
+        StoreError: it is torn, or no object.
+    """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(content)
     except ValueError as error:
         raise StoreError(f"{path} is torn or no JSON ({error}): remove the store and teach") from (
             error

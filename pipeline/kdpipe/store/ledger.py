@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
-from kdpipe.store.disk import as_json, create_exclusively, read_json
+from kdpipe.store.disk import as_json, create_exclusively, parse_json
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+
+_SEAL = re.compile(rb'\n "seal": "([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +72,18 @@ def write_record(path: Path, record: Record) -> bool:
     Returns:
         False: another process's record is there already.
     """
-    return create_exclusively(layout.record_path(path, record.shard), as_json(asdict(record)))
+    return create_exclusively(layout.record_path(path, record.shard), _sealed(record))
 
 
 def read_record(path: Path, shard: int) -> Record | None:
     """Reads the record of a shard; None where it is not finished.
 
     Raises:
-        StoreError: the record is torn or not of this shard.
+        StoreError: the record is torn, a byte of it changed, or it is not of this shard.
     """
     where = layout.record_path(path, shard)
     try:
-        record = build(Record, read_json(where), str(where))
+        record = build(Record, _unsealed(where), str(where))
     except FileNotFoundError:
         return None
     except CardError as error:
@@ -95,7 +98,9 @@ def finished(path: Path) -> list[int]:
     folder = layout.record_path(path, 0).parent
     if not folder.is_dir():
         return []
-    return sorted(int(one.stem) for one in folder.glob("[0-9]*.json"))
+    names = {one.name for one in folder.glob("[0-9]*.json")}
+    numbers = {int(name[:-5]) for name in names if name[:-5].isdecimal()}
+    return sorted(one for one in numbers if layout.record_path(path, one).name in names)
 
 
 def check_record(path: Path, record: Record, info: StoreInfo) -> None:
@@ -119,3 +124,30 @@ def check_record(path: Path, record: Record, info: StoreInfo) -> None:
                 f"{file} {'is missing' if size is None else f'has {size} bytes'}, its record says "
                 f"{expected}: remove {where} and teach again"
             )
+
+
+def _sealed(record: Record) -> bytes:
+    """A record's file: it carries the SHA-256 of its own other bytes, so that each of them counts.
+
+    What a shard's files hold is proved by the record; this proves the record.
+    """
+    plain = as_json({**asdict(record), "seal": ""})
+    seal = hashlib.sha256(plain).hexdigest().encode()
+    return plain.replace(b'\n "seal": ""', b'\n "seal": "' + seal + b'"', 1)
+
+
+def _unsealed(where: Path) -> dict[str, object]:
+    content = where.read_bytes()
+    values = parse_json(content, where)
+    if "seal" not in values:
+        return values  # the first stores' records have none
+    del values["seal"]
+    found = _SEAL.search(content)
+    if found is not None:
+        plain = content[: found.start(1)] + content[found.end(1) :]
+        if hashlib.sha256(plain).hexdigest().encode() == found[1]:
+            return values
+    raise StoreError(
+        f"{where}: its bytes are not those its seal is of, they changed on disk: "
+        "remove this record and teach again"
+    )
