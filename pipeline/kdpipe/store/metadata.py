@@ -6,6 +6,7 @@ spare zarr and xarray the listing of folders, where they would meet the ledger a
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,6 +22,8 @@ from kdpipe.strict import build, digest_of
 
 if TYPE_CHECKING:
     from kdpipe.store.identity import Identity
+
+_DTYPE = re.compile("u?int(8|16|32|64)|float(16|32|64)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +134,17 @@ def formats(native: tuple[int, int], bins: int | None) -> tuple[ArrayFormat, ...
 
 def write_info(path: Path, info: StoreInfo) -> None:
     """Makes a store's groups and arrays, or gives them a new length. The root comes last."""
+    for name, content in documents(info).items():
+        write_atomically(layout.metadata_path(path, name), content)
+
+
+def documents(info: StoreInfo) -> dict[str, bytes]:
+    """The zarr.json of every group and array by its name; of the root, "", last."""
     nodes: dict[str, dict[str, object]] = {}
     for one in info.arrays:
         if "/" in one.name:
             nodes[one.name.rpartition("/")[0]] = _group({})
         nodes[one.name] = _array(one, info)
-    for name, values in nodes.items():
-        write_atomically(layout.metadata_path(path, name), as_json(values))
     attributes: dict[str, object] = {
         layout.ATTRIBUTES: {
             "identity": info.identity,
@@ -147,7 +154,7 @@ def write_info(path: Path, info: StoreInfo) -> None:
     }
     root = _group(attributes)
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
-    write_atomically(layout.metadata_path(path), as_json(root))
+    return {**{name: as_json(values) for name, values in nodes.items()}, "": as_json(root)}
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -173,11 +180,24 @@ def read_info(path: Path) -> StoreInfo:
         )
     try:
         arrays = tuple(build(ArrayFormat, one, str(path)) for one in values["arrays"])
-        return StoreInfo(identity=identity, rows=int(values["rows"]), arrays=arrays)
-    except (CardError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: its zarr.json was changed by hand ({error}); restore it") from (
-            error
-        )
+        info = StoreInfo(identity=identity, rows=int(values["rows"]), arrays=arrays)
+        _check(info)
+    except (AttributeError, CardError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{path}: its zarr.json was changed by hand ({error}): restore it, or try `kdpipe "
+            "store repair`"
+        ) from error
+    return info
+
+
+def _check(info: StoreInfo) -> None:
+    """Looks at everything once that is read without looking later."""
+    if info.rows < 0 or info.shard_rows < 1:
+        raise ValueError(f"{info.rows} rows in shards of {info.shard_rows}")
+    for one in info.arrays:
+        if not _DTYPE.fullmatch(one.dtype) or min(one.shape) < 1:
+            raise ValueError(f"{one.name} of {one.dtype} in chunks of {one.shape}")
+    _ = (info.data, info.teacher, info.fingerprint, info.rule, info.codec("depth"))
 
 
 def _group(attributes: dict[str, object]) -> dict[str, object]:

@@ -15,8 +15,8 @@ from kdpipe.params import load_params
 from kdpipe.rows import read_rows
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
+from kdpipe.store.manifest import write_manifest
 from kdpipe.teaching import plan as plans
-from kdpipe.teaching.manifest import write_manifest
 from kdpipe.teaching.plan import Plan, Subject
 from kdpipe.teaching.pool import Here, OnRay, Pool
 from kdpipe.teaching.progress import Progress
@@ -131,7 +131,7 @@ def run(
         run=secrets.token_hex(4),
     )
     info = plans.open_existing(path, subject, length)
-    tally, pool, seconds = None, _pool(assignment, options), 0.0
+    tally, pool, seconds = None, make_pool(assignment, options), 0.0
     try:
         if info is None:
             seen = pool.measure(frame_sizes(rows))
@@ -159,7 +159,7 @@ def run(
         tidy(path, assignment.run)
     if tally is not None:
         raise_what_failed(tally, len(plan.missing))
-    complete = _finish(path, manifest, info, len(rows))
+    complete = finish(path, manifest, info, len(rows))
     return Done(
         path=path,
         manifest=manifest if complete else None,
@@ -173,7 +173,8 @@ def run(
     )
 
 
-def _pool(assignment: Assignment, options: Options) -> Pool:
+def make_pool(assignment: Assignment, options: Options) -> Pool:
+    """Who teaches: this process, or Ray's."""
     if options.workers == 0:
         return Here(assignment)
     return OnRay(
@@ -184,7 +185,7 @@ def _pool(assignment: Assignment, options: Options) -> Pool:
     )
 
 
-def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
+def finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
     """Writes the manifest of a complete store; a partial one has none."""
     records = plans.complete_records(path, info) if info.rows == rows else None
     if records is None:

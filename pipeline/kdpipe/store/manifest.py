@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
 
 
-def write_manifest(path: Path, info: StoreInfo, records: Sequence[Record]) -> None:
-    """Writes the manifest of a complete store.
+def manifest_beside(path: Path) -> Path:
+    """Where the manifest of a store is: T.json beside T.zarr."""
+    return path.with_suffix(".json")
+
+
+def manifest_of(info: StoreInfo, records: Sequence[Record]) -> bytes:
+    """What the manifest of a complete store holds.
 
     Args:
-        path: artifacts/stores/<data>/<teacher>.json.
         info: of the store.
         records: one of every shard, in order.
     """
@@ -34,6 +38,17 @@ def write_manifest(path: Path, info: StoreInfo, records: Sequence[Record]) -> No
             for one in records
         ],
     }
-    content = as_json(values)
+    return as_json(values)
+
+
+def write_manifest(path: Path, info: StoreInfo, records: Sequence[Record]) -> None:
+    """Writes the manifest of a complete store; the same one is left as it is.
+
+    Args:
+        path: artifacts/stores/<data>/<teacher>.json.
+        info: of the store.
+        records: one of every shard, in order.
+    """
+    content = manifest_of(info, records)
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
