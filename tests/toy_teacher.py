@@ -38,11 +38,16 @@ class ToyTeacher(Teacher):
     fails_on: int | None = None
     """Raises for an image whose first red value is this."""
 
+    fits: int = 1000
+    """Images that the memory of its device holds."""
+
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """See Teacher."""
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")) * len(rgb))
         if self.fails_on in (rgb[:, 0, 0, 0] * 255).round().int().tolist():
             raise RuntimeError("the toy broke")
+        if len(rgb) > self.fits:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(rgb)} images")
         depth = 0.5 + 9 * rgb[:, 1, ::2, ::2]
         edges = torch.linspace(0, 12, BINS + 1).repeat(len(rgb), 1)
         width = 12 / BINS

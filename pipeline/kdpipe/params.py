@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kdpipe.errors import CardError
 from kdpipe.strict import build, read_yaml
@@ -22,6 +23,9 @@ class StoreParams:
 
     bins: bool = True
     """Keep the bin probabilities too, where the teacher gives them."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In which the teacher computes; less than fp32 is automatic mixed precision, for GPUs."""
 
     def __post_init__(self) -> None:
         _check("store.shard_rows", self.shard_rows, 1, 65536)

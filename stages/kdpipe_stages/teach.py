@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ def teach(
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The weights themselves, instead of fitted ones.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network; default: params.yaml's."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0: this process.")] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="May be a fraction.")] = 0.0,
@@ -62,6 +66,7 @@ def teach(
         data,
         fitted_on=fitted_on,
         checkpoint=checkpoint,
+        precision=precision,
         manifests=manifests,
         options=options,
     )

@@ -78,7 +78,7 @@ class MiniViT(nn.Module):
         tokens = self.patch_transformer(x)
         queries = tokens[:, 1 : 1 + self.queries]
         attention = torch.einsum("bqe,behw->bqhw", queries, self.conv3x3(x))
-        widths = torch.relu(self.regressor(tokens[:, 0])) + 0.1
+        widths = torch.relu(self.regressor(tokens[:, 0]).float()) + 0.1
         return widths / widths.sum(dim=1, keepdim=True), attention
 
     def _check(self, height: int, width: int) -> None:

@@ -27,6 +27,7 @@ def identity_of(
     rule: str,
     codecs: Mapping[str, Log16 | Companded],
     shard_rows: int,
+    precision: str = "fp32",
 ) -> Identity:
     """Puts together what decides a store's bytes, but for the rows themselves.
 
@@ -37,6 +38,7 @@ def identity_of(
         rule: how a native map is brought to the frame.
         codecs: codec of `depth`, and of `bins` where they are kept.
         shard_rows: images in a shard.
+        precision: in which the network computes: `fp32`, `bf16` or `fp16`.
     """
     values = {
         "format": layout.FORMAT,
@@ -45,7 +47,7 @@ def identity_of(
         "teacher": teacher_identity(teacher),
         "weights": dict(weights),
         "preprocessing": {"colour": "RGB", "range": [0, 1], "crop": data.crop},
-        "precision": "float32",
+        "precision": precision,
         "rule": rule,
         "codecs": {name: codec.to_json() for name, codec in codecs.items()},
         "shard_rows": shard_rows,
@@ -76,13 +78,17 @@ def compare(path: Path, found: Mapping[str, object], expected: Mapping[str, obje
     """
     one, other = dict(_leaves(found)), dict(_leaves(expected))
     names = one.keys() | other.keys()
-    # The fingerprint follows from the card: name the card's own field first.
-    for name in sorted(names, key=lambda name: (name.endswith("fingerprint"), name)):
+    # The fingerprint and a codec's range follow from the card: name the card's own field first.
+    for name in sorted(names, key=_named_last):
         if one.get(name) != other.get(name) or (name in one) != (name in other):
             raise StaleStoreError(
                 f"{path}: {name} is {_say(one, name)} in the store, expected {_say(other, name)}: "
                 "go back to what wrote it, or remove the store and its manifest and teach again"
             )
+
+
+def _named_last(name: str) -> tuple[bool, bool, str]:
+    return name.endswith("fingerprint"), name.startswith("codecs."), name
 
 
 def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import UnknownNameError
-from kdpipe.teachers.base import Bins, Teacher, TeacherOutput
+from kdpipe.teachers.base import PRECISIONS, Bins, Teacher, TeacherOutput
 from kdpipe.teachers.weights import find_published, load_state, missing_weights, unpacked
 
 if TYPE_CHECKING:
@@ -78,10 +78,24 @@ def build_network(card: TeacherCard) -> nn.Module:
 
 
 def make_teacher(
-    card: TeacherCard, network: nn.Module, *, device: str = "cpu", mirror: bool | None = None
+    card: TeacherCard,
+    network: nn.Module,
+    *,
+    device: str = "cpu",
+    mirror: bool | None = None,
+    precision: str = "fp32",
 ) -> Teacher:
-    """A network that has its weights already, as a teacher; it is moved and set to evaluation."""
-    return load_family(card.family).make_teacher(card, network, device, mirror)
+    """A network that has its weights already, as a teacher; it is moved and set to evaluation.
+
+    Raises:
+        DeviceError: the device is not there.
+        UnknownNameError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
+    teacher = load_family(card.family).make_teacher(card, network, device, mirror)
+    teacher.precision = precision
+    return teacher
 
 
 def load_teacher(
@@ -90,6 +104,7 @@ def load_teacher(
     checkpoint: Path | str | None = None,
     device: str = "cpu",
     mirror: bool | None = None,
+    precision: str = "fp32",
 ) -> Teacher:
     """A teacher with the weights of a file.
 
@@ -100,21 +115,25 @@ def load_teacher(
             into it.
         device: a torch device's name.
         mirror: overrides the card's.
+        precision: `fp32`, or `bf16` or `fp16` for automatic mixed precision; depth and
+            probabilities are float32 whatever it is.
 
     Raises:
         CheckpointError: none is given and none can be found; or it is missing, torn, unsafe or
             another network's, or is not the file of the card's `weights_sha256`.
         DeviceError: the device is not there.
+        UnknownNameError: no such card or precision.
     """
     card = load_teacher_card(card) if isinstance(card, str) else card
     family = load_family(card.family)
     path = _find(card) if checkpoint is None else unpacked(Path(checkpoint))
     load: _Load | None = getattr(family, "load_network", None)
     if load is not None:
-        return family.make_teacher(card, load(card, path), device, mirror)
-    network = family.build(card)
-    load_state(network, path, renames=family.RENAMES, sha256=card.weights_sha256)
-    return family.make_teacher(card, network, device, mirror)
+        network = load(card, path)
+    else:
+        network = family.build(card)
+        load_state(network, path, renames=family.RENAMES, sha256=card.weights_sha256)
+    return make_teacher(card, network, device=device, mirror=mirror, precision=precision)
 
 
 def _find(card: TeacherCard) -> Path:

@@ -182,12 +182,14 @@ class AdaBins(nn.Module):
         """
         decoded = self.decoder(self.encoder(self.normalise(rgb)))
         widths, attention = self.adaptive_bins_layer(decoded)
-        probabilities = self.conv_out(attention)
+        with torch.autocast(rgb.device.type, enabled=False):
+            probabilities = self.conv_out(attention.float())
         widths = (self.max_depth - self.min_depth) * widths
         start = widths.new_full((len(widths), 1), self.min_depth)
         edges = torch.cat([start, widths], dim=1).cumsum(dim=1)
         centers = (edges[:, 1:] + edges[:, :-1]) / 2
-        depth = torch.einsum("bk,bkhw->bhw", centers, probabilities)
+        with torch.autocast(rgb.device.type, enabled=False):
+            depth = torch.einsum("bk,bkhw->bhw", centers, probabilities)
         return AdaBinsOutput(edges, depth, probabilities)
 
     def start_at(self, depths: Tensor) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,6 +27,9 @@ RULE = "bilinear-align-corners"
 BICUBIC_PADDED = "bicubic-padded"
 """Native map to frame: the map is of the frame with `padding_of` it around; bicubic, the corners'
 outer edges on that padded frame's, then cropped. The result may overshoot the map's own range."""
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Name -> what convolutions and products are rounded to; losses of accuracy stay in float32."""
 
 Images: TypeAlias = Tensor | NDArray[Any]
 """RGB: uint8 (B, H, W, 3) in 0..255, or float32 (B, 3, H, W) in [0, 1]."""
@@ -85,12 +90,17 @@ class Teacher(ABC):
         DeviceError: the device is not there.
     """
 
+    precision: str = "fp32"
+    """One of PRECISIONS."""
+
     def __init__(
         self, card: TeacherCard, network: nn.Module, device: str, mirror: bool | None = None
     ) -> None:
         self.card = card
         self.device = find_device(device)
         self.network = network.to(self.device).eval()
+        if self.device.type == "cuda":  # how its tensor cores read images; a CPU gains nothing
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mirror = card.mirror if mirror is None else mirror
 
     @abstractmethod
@@ -102,7 +112,8 @@ class Teacher(ABC):
         """Looks at a batch of frames of one size.
 
         Args:
-            images: uint8 (B, H, W, 3) in 0..255 or float32 (B, 3, H, W) in [0, 1], RGB.
+            images: uint8 (B, H, W, 3) in 0..255 or float32 (B, 3, H, W) in [0, 1], RGB; a pinned
+                tensor travels to a GPU while it still computes.
             focal: focal lengths (B,) [px] of the frames; only families that need it read it.
 
         Returns:
@@ -111,16 +122,36 @@ class Teacher(ABC):
         Raises:
             DataError: another type or shape, or a size this network cannot take.
         """
-        rgb = to_rgb(images).to(self.device)
+        rgb = to_rgb(images, self.device)
         focal = None if focal is None else torch.as_tensor(focal, device=self.device)
         if self.card.input_size is not None and rgb.shape[-2:] != self.card.input_size:
             # As training shrinks its images; without antialiasing a network sees what it never saw.
             rgb = F.interpolate(rgb, self.card.input_size, mode="bilinear", antialias=True)
-        out = self.look(rgb, focal)
-        if not self.mirror:
-            return out
-        mirrored = self.look(rgb.flip(-1), focal).depth.flip(-1)
-        return TeacherOutput((out.depth + mirrored) / 2, out.bins, out.rule)
+        with _rounding(self.precision, self.device):
+            out = self.look(rgb, focal)
+            depth = out.depth.float()
+            if self.mirror:
+                mirrored = self.look(rgb.flip(-1), focal).depth.flip(-1)
+                depth = (depth + mirrored.float()) / 2
+        return replace(out, depth=depth)
+
+
+@contextlib.contextmanager
+def _rounding(precision: str, device: torch.device) -> Iterator[None]:
+    """fp32 means float32: cuDNN would round convolutions to TF32's ten bits if nobody minded."""
+    kind = PRECISIONS[precision]
+    if kind is not None:
+        with torch.autocast(device.type, kind):
+            yield
+    elif device.type == "cuda":
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+    else:
+        yield
 
 
 def padding_of(height: int, width: int) -> tuple[int, int]:
@@ -137,8 +168,12 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
-def to_rgb(images: Images) -> Tensor:
+def to_rgb(images: Images, device: torch.device | None = None) -> Tensor:
     """Images as float32 (B, 3, H, W) in [0, 1].
+
+    Args:
+        images: see above.
+        device: where to; bytes travel, not floats. None: where they are.
 
     Raises:
         DataError: another type or shape.
@@ -147,9 +182,10 @@ def to_rgb(images: Images) -> Tensor:
     tensor = torch.as_tensor(array)
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and tensor.dtype == torch.uint8 and shape[3] == 3 and min(shape) > 0:
+        tensor = tensor.to(device, non_blocking=True)
         return tensor.permute(0, 3, 1, 2).to(torch.float32) / 255
     if tensor.ndim == 4 and tensor.dtype == torch.float32 and shape[1] == 3 and min(shape) > 0:
-        return tensor
+        return tensor.to(device, non_blocking=True)
     raise DataError(
         f"images are {str(tensor.dtype).removeprefix('torch.')} {shape}, expected RGB as "
         "uint8 (B, H, W, 3) in 0..255 or float32 (B, 3, H, W) in [0, 1]"

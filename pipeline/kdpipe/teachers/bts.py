@@ -322,7 +322,7 @@ class Bts(nn.Module):
 
 
 class BtsTeacher(Teacher):
-    """Asks for focal lengths where the card needs them, and clips the depth to its range."""
+    """Asks for focal lengths where the card needs them, which may lift depth over its range."""
 
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass.
@@ -334,7 +334,7 @@ class BtsTeacher(Teacher):
         if reference is not None:
             _check_focal(self.card.name, reference, focal, len(rgb))
         out: BtsOutput = self.network(rgb, focal if reference is not None else None)
-        return TeacherOutput(out.depth.clamp(self.card.min_depth, self.card.max_depth))
+        return TeacherOutput(out.depth.clamp(min=self.card.min_depth))
 
 
 def _check_focal(name: str, reference: float, focal: Tensor | None, count: int) -> None:

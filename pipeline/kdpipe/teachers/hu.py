@@ -133,7 +133,7 @@ class HuTeacher(Teacher):
             size = (round(scale * rgb.shape[-2]), round(scale * rgb.shape[-1]))
             rgb = F.interpolate(rgb, size, mode="bilinear", antialias=True)
         out: HuOutput = self.network(rgb)
-        return TeacherOutput(out.depth.clamp(self.card.min_depth, self.card.max_depth))
+        return TeacherOutput(out.depth.clamp(min=self.card.min_depth))
 
 
 def build(card: TeacherCard) -> nn.Module:

@@ -85,13 +85,13 @@ class Model:
 
 
 class HubTeacher(Teacher):
-    """Clips metric depth to the card's range; a relative map stays as it is."""
+    """Lifts metric depth to the card's smallest; a relative map stays as it is."""
 
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass; `focal` is not read."""
         depth = cast("HubOutput", self.network(rgb)).depth
         if self.card.is_metric:
-            depth = depth.clamp(self.card.min_depth, self.card.max_depth)
+            depth = depth.clamp(min=self.card.min_depth)
         return TeacherOutput(depth)
 
 

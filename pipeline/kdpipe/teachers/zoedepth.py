@@ -27,7 +27,7 @@ RENAMES: tuple[tuple[str, str], ...] = ()
 
 
 class ZoeDepthTeacher(Teacher):
-    """Clips the depth to the card's range, before averaging with the mirrored image's."""
+    """Clips nothing: nothing bounds the centres of the indoor network, nor did its authors."""
 
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass over RGB of the frame's size; `focal` is not read.
@@ -43,8 +43,7 @@ class ZoeDepthTeacher(Teacher):
             frame = (rgb.shape[-2], rgb.shape[-1])
             rgb = resize(rgb, network_size(frame, sizes.target, keep_aspect=infer))
         out: ZoeDepthOutput = self.network(rgb)
-        depth = out.depth.clamp(self.card.min_depth, self.card.max_depth)
-        return TeacherOutput(depth, out.bins, BICUBIC_PADDED if infer else RULE)
+        return TeacherOutput(out.depth, out.bins, BICUBIC_PADDED if infer else RULE)
 
 
 def _reflected(rgb: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kdpipe.cards import load_teacher_card
 from kdpipe.params import load_params
@@ -91,6 +91,7 @@ def run(
     *,
     fitted_on: str | None = None,
     checkpoint: Path | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
     manifests: Path | None = None,
     options: Options | None = None,
 ) -> Done:
@@ -101,6 +102,7 @@ def run(
         data: a data set that was indexed.
         fitted_on: the data set whose `fit` gave the weights; None: `data`.
         checkpoint: the weights themselves, instead.
+        precision: in which the network computes; None: what params.yaml says.
         manifests: folder of the cards.
         options: how fast and where.
 
@@ -117,7 +119,10 @@ def run(
     rows_file = layout.rows_path(data)
     rows = read_rows(rows_file)
     weights = find_weights(card, fitted_on or data, checkpoint)
-    subject = Subject(card=card, rows=rows, weights=weights, params=load_params().store)
+    params = load_params().store
+    if precision is not None:
+        params = replace(params, precision=precision)
+    subject = Subject(card=card, rows=rows, weights=weights, params=params)
     path, manifest = layout.store_path(data, card.name), layout.manifest_path(data, card.name)
     length = min(len(rows), options.limit or len(rows))
     assignment = Assignment(
@@ -127,6 +132,7 @@ def run(
         card=card,
         checkpoint=weights.path.absolute(),
         device=options.device,
+        precision=params.precision,
         batch_size=options.batch_size,
         run=secrets.token_hex(4),
     )

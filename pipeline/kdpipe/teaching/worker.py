@@ -12,24 +12,24 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdpipe.datasets import read_image
-from kdpipe.errors import DataError, StaleStoreError
+from kdpipe.errors import DataError, DeviceError, StaleStoreError
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store.claims import Claim
 from kdpipe.store.ledger import Record
 from kdpipe.store.writer import ShardWriter
+from kdpipe.teaching.batches import Batch, BatchReader, ahead
 from kdpipe.teaching.encoding import Encoder
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
     from kdpipe.store.metadata import StoreInfo
     from kdpipe.teachers import Teacher, TeacherOutput
-    from kdpipe.types import Image
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Assignment:
     device: str = "auto"
     """A torch device's name; `auto`: a GPU if the process sees one."""
 
+    precision: str = "fp32"
     batch_size: int = 1
     threads: int | None = None
     """Of torch on the CPU; None: torch's own choice."""
@@ -119,16 +120,29 @@ class Worker:
             device = self.assignment.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-            card, checkpoint = self.assignment.card, self.assignment.checkpoint
-            self._teacher = load_teacher(card, checkpoint=checkpoint, device=device)
+            self._teacher = load_teacher(
+                self.assignment.card,
+                checkpoint=self.assignment.checkpoint,
+                device=device,
+                precision=self.assignment.precision,
+            )
         return self._teacher
+
+    @cached_property
+    def _reader(self) -> BatchReader:
+        """Its size is halved for good when a batch does not fit into the device's memory."""
+        pinned = self.teacher.device.type == "cuda"
+        return BatchReader(self.rows, self.assignment.batch_size, pinned=pinned)
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """Tries the teacher on a black image of each frame size (H, W).
 
         Raises:
             DataError: it can take none of them.
+            DeviceError: an image does not fit into the device's memory.
         """
+        import torch
+
         from kdpipe.teachers import Bins  # torch
 
         natives, bins, rule = [], None, ""
@@ -139,6 +153,8 @@ class Worker:
             except DataError as error:
                 refused = error  # its rows will be bad, with this reason
                 continue
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(height, width) from error
             natives.append((int(out.depth.shape[1]), int(out.depth.shape[2])))
             # Of a distribution that is no free one only the depth is kept: it has no codec yet.
             bins = int(out.bins.edges.shape[1]) - 1 if isinstance(out.bins, Bins) else None
@@ -170,16 +186,13 @@ class Worker:
         with ShardWriter(info, claim) as writer, ThreadPoolExecutor(1, "encode") as beside:
             encoder = Encoder(info, writer)
             pending: Future[None] | None = None
-            for batch in self._batches(start, stop, this):
+            for batch, out in self._looked_at(start, stop, info, this):
                 claim.hold()
-                out = self._look(batch, info, this)
                 if pending is not None:
                     pending.result()
-                if out is None:
-                    continue
-                rows = [(number, self.rows[number]) for number, _ in batch]
+                rows = [(number, self.rows[number]) for number in batch.numbers]
                 pending = beside.submit(encoder.put, rows, out)
-                yield Step(images=len(batch))
+                yield Step(images=len(rows))
             if pending is not None:
                 pending.result()
             for number in sorted(this.bad):
@@ -209,39 +222,69 @@ class Worker:
             forward_seconds=this.forward_seconds,
         )
 
-    def _batches(self, start: int, stop: int, this: _Pass) -> Iterator[list[tuple[int, Image]]]:
-        """Readable images in order, neighbours of one size together; the others go to `bad`."""
-        batch: list[tuple[int, Image]] = []
-        for number in range(start, stop):
-            try:
-                image = read_image(self.rows, number)
-            except (DataError, OSError) as error:
-                this.bad[number] = " ".join(str(error).split())
-                continue
-            if batch and (
-                len(batch) == self.assignment.batch_size or batch[0][1].shape != image.shape
-            ):
-                yield batch
-                batch = []
-            batch.append((number, image))
-        if batch:
-            yield batch
+    def _looked_at(
+        self, start: int, stop: int, info: StoreInfo, this: _Pass
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
+        """What the teacher says of rows in order; those it cannot say anything of go to `bad`."""
+        import torch
 
-    def _look(
-        self, batch: list[tuple[int, Image]], info: StoreInfo, this: _Pass
-    ) -> TeacherOutput | None:
-        """One forward pass; None where the teacher cannot take images of this size."""
+        for batch in ahead(self._reader.read(start, stop, this.bad)):
+            waiting = [batch]
+            while waiting:
+                part, fits, out = waiting.pop(), True, None
+                if len(part) > self._reader.size:  # another one did not fit meanwhile
+                    waiting += reversed(part.halves())
+                    continue
+                try:
+                    out = self._look(part, info, this)
+                except torch.OutOfMemoryError:
+                    fits = False  # only without the exception is its memory free again
+                if not fits:
+                    self._halve(part)
+                    waiting.append(part)
+                elif out is not None:
+                    yield part, out
+
+    def _halve(self, batch: Batch) -> None:
+        """Goes on with batches half of one that did not fit into the device's memory.
+
+        Raises:
+            DeviceError: it was a single image.
+        """
+        import torch
+
+        height, width = batch.images.shape[1:3]
+        if len(batch) == 1:
+            raise self._too_large(height, width)
+        torch.cuda.empty_cache()
+        self._reader.size = len(batch) // 2
+        log.warning(
+            "%d images of %dx%d do not fit into the memory of %s: going on with batches of %d",
+            *(len(batch), height, width, self.teacher.device, self._reader.size),
+        )
+
+    def _too_large(self, height: int, width: int) -> DeviceError:
+        return DeviceError(
+            f"an image of {height}x{width} pixels does not fit into the memory of "
+            f"{self.teacher.device}: free some, take a larger GPU, or a card with input_size"
+        )
+
+    def _look(self, batch: Batch, info: StoreInfo, this: _Pass) -> TeacherOutput | None:
+        """One forward pass; None where the teacher cannot take images of this size.
+
+        Raises:
+            OutOfMemoryError: of torch, too many images for the device.
+        """
         teacher = self.teacher
-        focal = np.array([self.rows[number].fx or 0.0 for number, _ in batch], np.float32)
-        images = np.stack([image for _, image in batch])
+        focal = np.array([self.rows[number].fx or 0.0 for number in batch.numbers], np.float32)
         began = time.perf_counter()
         try:
-            out = teacher.predict(images, focal=focal if focal.all() else None)
+            out = teacher.predict(batch.images, focal=focal if focal.all() else None)
+            _wait_for(teacher)
         except DataError as error:
-            this.bad.update({number: " ".join(str(error).split()) for number, _ in batch})
+            this.bad.update(dict.fromkeys(batch.numbers, " ".join(str(error).split())))
             return None
         finally:
-            _wait_for(teacher)
             this.forward_seconds += time.perf_counter() - began
         if out.rule != info.rule:
             raise StaleStoreError(
@@ -263,7 +306,7 @@ class Worker:
             "pid": os.getpid(),
             "device": torch.cuda.get_device_name(teacher.device) if gpu else "cpu",
             "threads": torch.get_num_threads(),
-            "batch_size": self.assignment.batch_size,
+            "batch_size": self._reader.size,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "seconds": round(seconds, 3),

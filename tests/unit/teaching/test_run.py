@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from tests.toy_teacher import TEACHER, ToyTeacher, load_toy, make_photos
 from kdpipe import teaching
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.datasets import read_image
-from kdpipe.errors import CheckpointError, ClaimError, DataError, StaleStoreError, StoreError
+from kdpipe.errors import (
+    CheckpointError,
+    ClaimError,
+    DataError,
+    KdpipeError,
+    StaleStoreError,
+    StoreError,
+)
 from kdpipe.rows import Rows, make_rows, write_rows
 from kdpipe.store import layout, ledger, open_store
 from kdpipe.store.claims import Claim
@@ -173,11 +181,11 @@ def test_reordered_and_edited_rows_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"max_depth": 12.0}, "codecs.depth.far is 10.0"),
+        ({"max_depth": 12.0}, "teacher.max_depth is 10.0"),
         ({"mirror": True}, "teacher.mirror"),
         ({"revision": 2}, "teacher.revision"),
         ({"network": {"bins": 5}}, "teacher.network"),
-        ({"bins": "none"}, "codecs.bins"),
+        ({"bins": "none"}, "teacher.bins"),
         ({"about": {"licence": "other"}}, "licences.teacher"),
     ],
 )
@@ -312,3 +320,45 @@ def test_a_cluster_that_does_not_answer_is_one_line() -> None:
         teaching.run(TEACHER, "photos", options=Options(ray_address="127.0.0.1:9"))
 
     assert MANIFEST.exists()
+
+
+def test_a_batch_too_large_for_the_device_is_halved_and_the_store_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_photos(20)
+    teach(batch_size=8)
+    expected, seen = open_store(STORE), [open_store(STORE).native_depth(n) for n in range(20)]
+    shutil.rmtree(STORE)
+    monkeypatch.setattr(ToyTeacher, "fits", 3)
+
+    done = teach(batch_size=8)
+
+    store = open_store(STORE)
+    assert done.written == 20
+    assert store.ids == expected.ids
+    assert all(np.array_equal(store.native_depth(n), seen[n]) for n in range(20))
+    assert "going on with batches of 2" in caplog.text
+    assert len([one for one in caplog.records if "do not fit" in one.message]) == 2, "8, then 4"
+    record = ledger.read_record(STORE, 0)
+    assert record is not None
+    assert record.environment["batch_size"] == 2
+
+
+def test_an_image_too_large_for_the_device_fails_its_shard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_photos(3)
+    monkeypatch.setattr(ToyTeacher, "fits", 0)
+
+    with pytest.raises(KdpipeError, match="an image of 12x16 pixels does not fit into the memory"):
+        teach()
+
+    assert ledger.finished(STORE) == []
+
+
+def test_another_precision_is_another_store() -> None:
+    make_photos(8)
+    teach()
+
+    with pytest.raises(StaleStoreError, match="precision is 'fp32' in the store, expected 'bf16'"):
+        teaching.run(TEACHER, "photos", precision="bf16", options=Options(workers=0))

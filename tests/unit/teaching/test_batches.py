@@ -1,0 +1,91 @@
+"""Images as a teacher takes them: of one size, in order, read a little ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.toy_teacher import make_photos, photo
+
+from kdpipe.teaching.batches import BatchReader, ahead
+
+
+@pytest.mark.usefixtures("tmp_path")
+def test_neighbours_of_one_size_come_together_and_in_order() -> None:
+    rows = make_photos(7, sizes=((12, 16), (12, 16), (12, 16), (8, 20)))
+    bad: dict[int, str] = {}
+
+    batches = list(BatchReader(rows, 2).read(1, 7, bad))
+
+    assert [batch.numbers for batch in batches] == [[1, 2], [3], [4, 5], [6]]
+    assert batches[0].images.shape == (2, 12, 16, 3)
+    assert np.array_equal(batches[1].images[0], photo(3, 8, 20))
+    assert bad == {}
+
+
+def test_an_unreadable_image_is_noted_and_the_rest_goes_on() -> None:
+    rows = make_photos(4)
+    Path("photos/0002.png").write_bytes(b"no image")
+    bad: dict[int, str] = {}
+
+    batches = list(BatchReader(rows, 8).read(0, 4, bad))
+
+    assert [batch.numbers for batch in batches] == [[0, 1, 3]]
+    assert list(bad) == [2]
+    assert "0002.png" in bad[2]
+
+
+def test_a_batch_splits_into_its_first_and_last_images() -> None:
+    (batch,) = BatchReader(make_photos(3), 8).read(0, 3, {})
+
+    first, last = batch.halves()
+
+    assert (first.numbers, last.numbers) == ([0], [1, 2])
+    assert np.array_equal(last.images, batch.images[1:])
+
+
+def test_reading_stays_two_batches_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, read = make_photos(40), []
+    from kdpipe.teaching import batches
+
+    real = batches.read_image
+    monkeypatch.setattr(batches, "read_image", lambda r, n: (read.append(n), real(r, n))[1])
+
+    reading = BatchReader(rows, 3).read(0, 40, {})
+    next(reading)
+    time.sleep(0.2)
+
+    assert max(read) <= 3 * 3
+    reading.close()  # type: ignore[attr-defined]
+    assert not [one for one in threading.enumerate() if one.name.startswith("read")]
+
+
+def test_the_next_item_is_made_while_this_one_is_in_use() -> None:
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        made.set()
+        yield 2
+
+    coming = ahead(items())
+
+    assert next(coming) == 1
+    assert made.wait(5)
+    assert list(coming) == [2]
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_turn() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    coming = ahead(items())
+
+    assert next(coming) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(coming)
