@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 _LEAST_SHARD_ROWS = 8
 _SHARDS_OF_A_SMALL_SET = 16
+_BEYOND = 4
+"""Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
+are not used cost nothing."""
+
 _GUESSED_PACKING = 40
 """Raw bytes of one stored byte, before a finished shard tells."""
 
@@ -67,7 +71,7 @@ class Subject:
         """
         card, params = self.card, self.params
         codecs: dict[str, Log16 | Companded] = {
-            "depth": Log16(card.min_depth, card.max_depth, params.max_relative_error)
+            "depth": Log16(card.min_depth, _BEYOND * card.max_depth, params.max_relative_error)
         }
         if card.bins == "companded" and params.bins:
             codecs["bins"] = Companded()
@@ -77,6 +81,7 @@ class Subject:
             weights={"sha256": self.weights.sha256, "source": self.weights.source},
             rule=rule,
             codecs=codecs,
+            precision=params.precision,
             shard_rows=shard_rows or _shard_rows(len(self.rows), params.shard_rows),
         )
 
