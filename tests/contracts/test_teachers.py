@@ -6,6 +6,7 @@ tests/parity); the behaviour of its family is shown on the family's smallest car
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,21 @@ def test_half_the_precision_is_near_and_still_float32(teacher: Teacher, precisio
         assert out.bins.probabilities().dtype == torch.float32
         assert (out.bins.probabilities().sum(dim=1) - 1).abs().max() <= 1e-5
         assert out.bins.centers().dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_says_the_same(teacher: Teacher) -> None:
+    images = images_of(2, SIZE)
+    network = copy.deepcopy(teacher.network)
+    gpu = make_teacher(teacher.card, network, mirror=False, device="cuda")
+
+    here, there = teacher.predict(images), gpu.predict(images)
+
+    assert ((there.depth.cpu() - here.depth).abs() / here.depth).max() <= 1e-4
+    if here.bins is not None and there.bins is not None:
+        gap = there.bins.probabilities().cpu() - here.bins.probabilities()
+        assert gap.abs().max() <= 1e-4
 
 
 def test_odd_sizes_reach_the_frame(teacher: Teacher) -> None:
