@@ -76,29 +76,50 @@ class DataCard:
 class FitRecipe:
     """How a network is trained on labels: the published optimiser settings of its family."""
 
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """`adam` adds the decay to the gradient, as weight decay was before AdamW."""
+
     learning_rate: float
-    """Highest learning rate of the one-cycle schedule."""
+    """The highest of the schedule."""
 
     encoder_learning_rate_factor: float = 1.0
     """The encoder's learning rate is this times the other's."""
 
+    learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """Part of a parameter's name -> its factor, the encoder's own aside; the first that is in."""
+
     weight_decay: float = 0.01
+    no_decay: tuple[str, ...] = ()
+    """Parameters with one of these in their name have no weight decay."""
+
     betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+
     cycle_momentum: tuple[float, float] | None = None
     """(low, high) of AdamW's first beta, moved against the learning rate; None: constant."""
 
+    schedule: Literal["one-cycle", "cosine", "polynomial", "quarters"] = "one-cycle"
+    """`cosine`: falls from the first step, under a straight warm-up; `polynomial`: the power 0.9 of
+    what is left of the steps; `quarters`: a tenth of it in each further quarter of the steps."""
+
     start_division: float = 25.0
-    """The schedule starts at learning_rate / this."""
+    """`one-cycle` and `cosine` start at learning_rate / this."""
 
     end_division: float = 100.0
-    """The schedule ends at its start / this."""
+    """`one-cycle` ends at its start / this, `cosine` and `polynomial` at learning_rate / this."""
 
     warm_up: float = 0.3
-    """Part of the steps in which the learning rate rises."""
+    """Part of the steps in which `one-cycle` rises, or `cosine` is held down."""
 
-    clip_gradient_norm: float = 35.0
+    clip_gradient_norm: float | None = 35.0
+    """Longest gradient; None: any."""
+
     losses: Mapping[str, float] = field(default_factory=lambda: {"silog": 1.0})
     """Loss -> weight."""
+
+    nearest_truth: float = 0.0
+    """Truth that is nearer does not count in the losses [m]."""
 
     rotation: float = 0.0
     """Largest rotation of the augmentation [degrees]."""

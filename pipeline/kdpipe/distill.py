@@ -262,8 +262,8 @@ def _identity(
     }
 
 
-def _depth_of(network: nn.Module, images: Tensor) -> Tensor:
-    depth: Tensor = network(images).depth
+def _depth_of(network: nn.Module, batch: Sample) -> Tensor:
+    depth: Tensor = network(batch["image"]).depth
     return depth
 
 

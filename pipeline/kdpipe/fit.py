@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
-from kdpipe.errors import TrainingError
+from kdpipe.errors import CheckpointError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.rows import Rows, read_rows
@@ -35,6 +36,7 @@ from kdpipe.training.loop import (
     train,
 )
 from kdpipe.training.methods import truth_loss
+from kdpipe.training.optimizer import encoder_of
 from kdpipe.training.pictures import write_picture
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
@@ -43,9 +45,14 @@ from kdpipe.training.validation import Validation
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdpipe.losses import Prediction
+
 logger = logging.getLogger(__name__)
 
 MODEL = "model.pt"
+
+_Ask: TypeAlias = "Callable[[nn.Module, Sample], Prediction]"
+"""Network, batch -> what it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,19 +157,20 @@ def _train(
     augment = augment_of(settings, rotation=recipe.rotation)
     dataset = DistillDataset(rows, transform=augment)
     _check(card, rows, dataset, settings)
-    validation = Validation(rows, augment.size, _depth_of)
     seed_everything(plan.seed)
     network = build_network(card)
     if settings.encoder_weights is not None:
-        load_encoder_weights(network.get_submodule("encoder"), Path(settings.encoder_weights))
+        _fill_encoder(network, card, Path(settings.encoder_weights))
     if recipe.start_at_data:
         start_at_data(network, dataset, card.name)
+    ask = _asker(network, card, rows)
+    validation = Validation(rows, augment.size, lambda network, batch: ask(network, batch).depth)
 
     def validate(network: nn.Module, step: int) -> Mapping[str, float]:
         write_picture(folder, step, network, validation, rows.card.max_depth)
         return validation(network)
 
-    loss = _step_loss(recipe, card.name)
+    loss = _step_loss(recipe, card.name, rows.card.domain, ask)
     trained = train(network, Stream([dataset], seed=plan.seed), loss, validate, plan)
     write_torch(folder / MODEL, {"model": network.state_dict()})
     _write_weights(card, rows.name, folder / MODEL, "fitted", trained.progress.step)
@@ -195,18 +203,45 @@ def _check(card: TeacherCard, rows: Rows, dataset: DistillDataset, settings: Tra
         )
 
 
-def _step_loss(recipe: FitRecipe, where: str) -> StepLoss:
-    losses = truth_loss(recipe.losses, {}, where)
+def _fill_encoder(network: nn.Module, card: TeacherCard, path: Path) -> None:
+    encoder = encoder_of(network)
+    if encoder is None:
+        raise CheckpointError(
+            f"{card.name} has no encoder that {path} could fill: leave encoder_weights out, or "
+            "give weights of the whole network as --checkpoint"
+        )
+    load_encoder_weights(encoder, path)
+
+
+def _asker(network: nn.Module, card: TeacherCard, rows: Rows) -> _Ask:
+    """How the network is asked: as when it teaches, with focal lengths where it reads them.
+
+    Raises:
+        TrainingError: it reads them, and rows have none.
+    """
+    reference = getattr(network, "reference_focal", None)
+    if reference is None:
+        return lambda network, batch: network(batch["image"])
+    focals = rows.table.select(["split", "fx"]).to_pylist()
+    focals = [one["fx"] or 0.0 for one in focals if one["split"] in ("train", "val")]
+    missing = sum(not 0 < focal < math.inf for focal in focals)
+    if missing:
+        raise TrainingError(
+            f"{card.name} gives depth for a focal length of {reference:g} px and scales it to the "
+            f"image's: {missing} of the {len(focals)} rows of {rows.name}'s train and val split "
+            "have none, expected a third column in its lists; index it again"
+        )
+    return lambda network, batch: network(batch["image"], batch["focal"])
+
+
+def _step_loss(recipe: FitRecipe, where: str, domain: str, ask: _Ask) -> StepLoss:
+    losses = truth_loss(recipe.losses, {"domain": domain}, where)
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
-        return losses(network(batch["image"]), batch)
+        far_enough = batch["truth"] > recipe.nearest_truth
+        return losses(ask(network, batch), {**batch, "valid": batch["valid"] & far_enough})
 
     return loss
-
-
-def _depth_of(network: nn.Module, images: Tensor) -> Tensor:
-    depth: Tensor = network(images).depth
-    return depth
 
 
 def _record(card: TeacherCard, data: str, checkpoint: Path, published: str = "") -> Fitted:

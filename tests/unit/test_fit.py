@@ -3,7 +3,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from math import log
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +16,68 @@ from PIL import Image as Pillow
 from kdpipe import fit
 from kdpipe.cards import load_teacher_card
 from kdpipe.errors import CheckpointError, TrainingError
+from kdpipe.nets.checkpoint import read_state
 from kdpipe.params import Params, TrainParams
-from kdpipe.rows import Rows
-from kdpipe.teachers import load_teacher
+from kdpipe.rows import Rows, make_rows, write_rows
+from kdpipe.store import layout
+from kdpipe.teachers import build_network, load_teacher
 
 TEACHER = "toy"
 SHORT = TrainParams(height=64, width=96, batch_size=2, steps=4, validate_every=2)
 PARAMS = Params(fit={TEACHER: SHORT})
 
+CARDS = Path(__file__).parents[2] / "manifests/teachers"
+TINY: dict[str, dict[str, Any]] = {
+    "adabins-kitti": {
+        "encoder": "mobilenetv2_050",
+        "features": 32,
+        "embedding": 16,
+        "patch": 8,
+        "queries": 4,
+        "bins": 8,
+        "hidden_bins": 16,
+        "layers": 1,
+        "feed_forward": 32,
+    },
+    "bts-kitti": {"encoder": "mobilenetv2_050", "bts_size": 32, "reference_focal": 715.0873},
+    "depthformer-nyu": {
+        "width": 8,
+        "depths": [1, 1, 1, 1],
+        "heads": [1, 1, 2, 2],
+        "window": 4,
+        "stem": 8,
+        "neck": 16,
+        "neck_heads": 2,
+        "neck_points": 1,
+    },
+    "hu-resnet34": {"encoder": "mobilenetv2_050", "width": 4, "output_size": [57, 76]},
+    "zoedepth-nk": {
+        "domains": ["nyu", "kitti"],
+        "hidden": 16,
+        "layers": 4,
+        "heads": 2,
+        "feed_forward": 32,
+        "image": 96,
+        "taps": [1, 2, 3, 4],
+        "neck": [8, 8, 8, 8],
+        "fusion": 8,
+        "relative": 4,
+        "bins": 8,
+        "embedding": 8,
+        "classes": 0,
+        "target": None,
+    },
+}
+"""Published card -> a network of its family for its recipe."""
+
 MakeRows = Callable[..., Rows]
+
+
+def add_card(folder: Path, name: str, like: str, **changes: object) -> None:
+    """Writes the card `name`: that of `like` with other values."""
+    card = yaml.safe_load((CARDS / f"{like}.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**card, "name": name, **changes}))
 
 
 @pytest.fixture
@@ -118,3 +174,132 @@ def test_a_data_set_without_truth_is_refused(make_tiny: MakeRows, manifests: Pat
 
     with pytest.raises(TrainingError, match=r"no measured depth.*--fitted-on"):
         fit.run(TEACHER, "tiny", manifests=manifests, params=PARAMS, device="cpu")
+
+
+@pytest.mark.parametrize("like", TINY)
+def test_a_published_card_is_trained_by_its_recipe_only_when_asked(
+    like: str, make_tiny: MakeRows, tmp_path: Path
+) -> None:
+    make_tiny()
+    about = {"weights": "https://example.org/toy", "file": "toy.pt"}
+    add_card(tmp_path / "cards/teachers", TEACHER, like, network=TINY[like], about=about)
+
+    with pytest.raises(CheckpointError, match=r"example\.org/toy"):
+        fit.run(TEACHER, "tiny", manifests=tmp_path / "cards", params=PARAMS, device="cpu")
+    done = fit.run(
+        TEACHER,
+        "tiny",
+        manifests=tmp_path / "cards",
+        params=PARAMS,
+        train_published=True,
+        device="cpu",
+    )
+
+    assert (done.source, done.steps) == ("fitted", 4)
+    assert 0 < done.metrics["rmse"] < 80
+
+
+def test_the_router_of_two_domains_learns(make_tiny: MakeRows, tmp_path: Path) -> None:
+    """No gradient reaches it through the depth: it chooses a head, and that is no number."""
+    make_tiny()
+    add_card(tmp_path / "cards/teachers", TEACHER, "zoedepth-nk", network=TINY["zoedepth-nk"])
+    torch.manual_seed(0)
+    fresh = build_network(load_teacher_card(TEACHER, tmp_path / "cards")).state_dict()
+
+    done = fit.run(
+        TEACHER,
+        "tiny",
+        manifests=tmp_path / "cards",
+        params=PARAMS,
+        train_published=True,
+        device="cpu",
+    )
+
+    trained = read_state(done.path.parent / "model.pt")
+    router = [name for name in fresh if name.startswith("mlp_classifier")]
+    assert router
+    assert all(not torch.equal(trained[name], fresh[name]) for name in router)
+
+
+def test_depth_is_fitted_for_each_row_s_focal_length(make_tiny: MakeRows, tmp_path: Path) -> None:
+    """The squared loss is a parabola of ln(focal / reference), whatever the network says."""
+    make_tiny()  # focal length 60 px
+    once = Params(fit={TEACHER: replace(SHORT, steps=1, learning_rate=1e-12)})
+    losses, errors = [], []
+    for factor in (0.25, 0.5, 1):
+        network = {**TINY["bts-kitti"], "reference_focal": 60.0 / factor}
+        folder = tmp_path / "cards/teachers"
+        add_card(folder, TEACHER, "bts-kitti", network=network, max_depth=10.0)
+        done = fit.run(
+            TEACHER,
+            "tiny",
+            manifests=tmp_path / "cards",
+            params=once,
+            train_published=True,
+            device="cpu",
+        )
+        losses.append(json.loads((done.path.parent / "metrics.json").read_text())["loss"])
+        errors.append(done.metrics["abs_rel"])
+
+    first, second, third = (loss**2 / 100 for loss in losses)  # the root is multiplied by 10
+    assert third - 2 * second + first == pytest.approx(2 * 0.15 * log(2) ** 2, rel=1e-3)
+    assert len(set(errors)) == 3
+
+
+def test_rows_without_a_focal_length_cannot_fit_what_needs_it(
+    make_tiny: MakeRows, tmp_path: Path
+) -> None:
+    rows = make_tiny()
+    blind = [replace(row, fx=None) if row.id in "07" else row for row in rows]
+    write_rows(layout.rows_path("tiny"), make_rows(rows.card, rows.root, blind))
+    add_card(tmp_path / "cards/teachers", TEACHER, "bts-kitti", network=TINY["bts-kitti"])
+
+    with pytest.raises(TrainingError, match=r"715\.087 px.*2 of the 8 rows of tiny's"):
+        fit.run(
+            TEACHER,
+            "tiny",
+            manifests=tmp_path / "cards",
+            params=PARAMS,
+            train_published=True,
+            device="cpu",
+        )
+
+
+def test_truth_that_is_too_near_for_the_recipe_does_not_count(
+    make_tiny: MakeRows, tmp_path: Path
+) -> None:
+    make_tiny()
+    recipe = yaml.safe_load((CARDS / "bts-small.yaml").read_text())["fit"]
+    recipe["start_at_data"] = False
+    losses = []
+    for nearest in (0.0, 3.0, 100.0):
+        fitted = {**recipe, "nearest_truth": nearest}
+        add_card(tmp_path / "cards/teachers", TEACHER, "bts-small", fit=fitted)
+        done = fit.run(
+            TEACHER,
+            "tiny",
+            manifests=tmp_path / "cards",
+            params=Params(fit={TEACHER: replace(SHORT, steps=1)}),
+            device="cpu",
+        )
+        losses.append(json.loads((done.path.parent / "metrics.json").read_text())["loss"])
+
+    assert losses[0] != losses[1]
+    assert losses[2] == 0
+
+
+def test_weights_for_an_encoder_that_is_not_there_are_one_line(
+    make_tiny: MakeRows, tmp_path: Path
+) -> None:
+    make_tiny()
+    add_card(tmp_path / "cards/teachers", TEACHER, "huggingface-small")
+
+    with pytest.raises(CheckpointError, match="has no encoder that"):
+        fit.run(
+            TEACHER,
+            "tiny",
+            manifests=tmp_path / "cards",
+            params=PARAMS,
+            encoder_weights=tmp_path / "encoder.pt",
+            device="cpu",
+        )

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, one cycle, clipping, validation, checkpoints, and going on."""
+"""The training loop: steps, clipping, validation, checkpoints, and going on."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from kdpipe.training.samples import Sample, Stream
 if TYPE_CHECKING:
     import threading
 
-    from torch.optim import AdamW
-    from torch.optim.lr_scheduler import OneCycleLR
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from kdpipe.cards import FitRecipe
     from kdpipe.params import TrainParams
@@ -196,8 +196,8 @@ class _Run:
     def __init__(
         self,
         network: nn.Module,
-        optimizer: AdamW,
-        schedule: OneCycleLR,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
         progress: Progress,
         plan: Plan,
         bar: Bar,
@@ -263,7 +263,8 @@ class _Run:
                 "learning_rate in params.yaml, or look at the data with `kdpipe audit`"
             )
         value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), plan.recipe.clip_gradient_norm)
+        if plan.recipe.clip_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), plan.recipe.clip_gradient_norm)
         self.optimizer.step()
         if step + 1 < plan.params.steps:
             self.schedule.step()

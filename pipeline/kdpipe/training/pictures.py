@@ -39,8 +39,7 @@ def write_picture(
     batch = validation.some(ROWS)
     if batch is None:
         return
-    device = next(network.parameters()).device
-    predicted = validation.predict(network, batch["image"].to(device)).cpu().numpy()
+    predicted = validation.predict(network, batch).numpy()
     lines = [
         np.concatenate(
             [

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 Scalar = TypeVar("Scalar", bound=np.generic)
 Sample: TypeAlias = dict[str, torch.Tensor]
 """image (3, h, w) in [0, 1] · truth, teacher (h, w) [m], 0 unknown · valid, known (h, w) bool:
-where truth and teacher count · intrinsics (4,) fx, fy, cx, cy [pixels], NaN unknown · row ·
-has_truth, has_teacher. A batch has one more axis in front."""
+where truth and teacher count · intrinsics (4,) fx, fy, cx, cy of the sample [pixels], NaN unknown ·
+focal length of the row's camera [pixels], NaN unknown · row · has_truth, has_teacher. A batch has
+one more axis in front."""
 
 NOT_TAUGHT = "not taught yet"
 REMEMBERED_BYTES = 1 << 30
@@ -113,6 +114,9 @@ class DistillDataset(Dataset[Sample]):
             "teacher": teacher,
             "known": teacher > 0,
             "intrinsics": torch.tensor(camera, dtype=torch.float32),
+            # Also of a crop and of a smaller copy, as teachers are told it, and of what was
+            # enlarged: its depth was divided instead.
+            "focal": torch.tensor(_camera(row).fx, dtype=torch.float32),
             "row": torch.tensor(number),
             "has_truth": torch.tensor(self.with_truth and row.truth is not None),
             "has_teacher": torch.tensor(self.store is not None),
@@ -216,7 +220,7 @@ def check_store(store: Store, rows: Rows) -> dict[int, str]:
 
 def rows_digest(rows: Rows) -> str:
     """What of a data set decides a training: its images, truth and splits, in order."""
-    names = ["id", "split", "image_digest", "truth", "truth_scale", "top", "left"]
+    names = ["id", "split", "image_digest", "truth", "truth_scale", "top", "left", "fx"]
     text = json.dumps([rows.table.select(names).to_pylist(), asdict(rows.card)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 SHOWN = ("abs_rel", "delta1", "rmse")
 SPLIT = "val"
 
-Predict: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
-"""Network, RGB (B, 3, h, w) in [0, 1] -> depth (B, ., .) [m]."""
+Predict: TypeAlias = Callable[[nn.Module, Sample], Tensor]
+"""Network, batch on its device -> depth (B, ., .) [m]."""
 
 
 class Validation:
@@ -58,12 +58,11 @@ class Validation:
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Means over the images; empty where there is no split."""
-        device = next(network.parameters()).device
         errors = [
             depth_errors_of_valid(depth[valid], truth[valid], names=SHOWN)
             for batch in self._batches()
             for depth, truth, valid in zip(
-                self.predict(network, batch["image"].to(device)).cpu().numpy(),
+                self.predict(network, batch).numpy(),
                 batch["truth"].numpy(),
                 batch["valid"].numpy(),
                 strict=True,
@@ -74,11 +73,13 @@ class Validation:
             return {}
         return {name: float(np.mean([one[name] for one in errors])) for name in SHOWN}
 
-    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Depth (B, h, w) [m] at the images' size, within the data set's range."""
+    def predict(self, network: nn.Module, batch: Sample) -> Tensor:
+        """Depth (B, h, w) [m] at the images' size, within the data set's range, on the CPU."""
+        device = next(network.parameters()).device
         with torch.no_grad():
-            depth = self._predict(network, images).float()
-        size = (images.shape[-2], images.shape[-1])
+            seen = {name: values.to(device) for name, values in batch.items()}
+            depth = self._predict(network, seen).float().cpu()
+        size = (batch["image"].shape[-2], batch["image"].shape[-1])
         if depth.shape[-2:] != size:
             depth = F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         return depth.clamp(self._low, self._high)

@@ -47,6 +47,15 @@ def test_image_truth_and_teacher_move_together(
         assert float((ratio.log()).abs().mean()) < 0.03
 
 
+def test_the_focal_length_is_the_row_s_whatever_became_of_the_image(make_tiny: MakeRows) -> None:
+    dataset = DistillDataset(make_tiny(), transform=replace(WILD, scale=(1.2, 1.4)))
+
+    sample = dataset.sample(0, np.random.default_rng(0))
+
+    assert float(sample["focal"]) == 60
+    assert float(sample["intrinsics"][0]) == pytest.approx(60 * 48 / 64)
+
+
 def test_the_unturned_teacher_of_the_published_pipeline_disagrees(
     make_tiny: MakeRows, make_tiny_store: MakeStore
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from kdpipe.rows import Rows
 from kdpipe.training.pictures import colours
 from kdpipe.training.validation import Validation
+
+if TYPE_CHECKING:
+    from kdpipe.training.samples import Sample
 
 MakeRows = Callable[..., Rows]
 
@@ -23,9 +27,9 @@ class Constant(nn.Module):
         self.metres = nn.Parameter(torch.tensor(metres))
 
 
-def constant(network: nn.Module, images: Tensor) -> Tensor:
+def constant(network: nn.Module, batch: Sample) -> Tensor:
     assert isinstance(network, Constant)
-    b, _, h, w = images.shape
+    b, _, h, w = batch["image"].shape
     return network.metres.detach().expand(b, h // 2, w // 2)
 
 
