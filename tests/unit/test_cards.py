@@ -142,6 +142,29 @@ def test_a_familys_name_is_its_card_for_the_domain(
     assert resolve_teacher(name, domain, tmp_path) == card
 
 
+@pytest.mark.parametrize(
+    ("name", "nyu", "kitti", "other"),
+    [
+        ("zoedepth", "zoedepth-n", "zoedepth-k", "zoedepth-nk"),
+        ("adabins", "adabins-nyu", "adabins-kitti", "adabins-nyu"),
+        ("bts", "bts-nyu", "bts-kitti", "bts-nyu"),
+        ("bts-resnet50", "bts-resnet50-nyu", "bts-resnet50-kitti", "bts-resnet50-nyu"),
+        ("depthformer", "depthformer-nyu", "depthformer-kitti", "depthformer-nyu"),
+        ("hu", "hu-resnet34", None, "hu-resnet34"),
+    ],
+)
+def test_every_published_family_has_a_card_for_each_domain(
+    name: str, nyu: str, kitti: str | None, other: str
+) -> None:
+    assert resolve_teacher(name, "nyu") == nyu
+    assert resolve_teacher(name, "rooms") == resolve_teacher(name, "any") == other
+    if kitti is None:
+        with pytest.raises(UnknownNameError, match=rf"{name}-"):
+            resolve_teacher(name, "kitti")
+    else:
+        assert resolve_teacher(name, "kitti") == kitti
+
+
 def test_a_family_without_a_card_for_the_domain_is_answered_with_what_there_is() -> None:
     with pytest.raises(UnknownNameError, match=r"nothing called 'ada'\. Known: .*adabins-small"):
         resolve_teacher("ada", "kitti")
