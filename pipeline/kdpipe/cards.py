@@ -255,6 +255,10 @@ class MethodCard:
     distillation: Mapping[str, float] = field(default_factory=dict)
     """Loss against the teacher's stored depth -> weight, on all rows."""
 
+    truth_share: float | None = None
+    """On a labelled row the losses against truth weigh this and the teacher's the rest to 1, on an
+    unlabelled one the teacher's weigh 1. None: both weigh 1 on all rows that have them."""
+
     options: Mapping[str, object] = field(default_factory=dict)
     """Of the losses, e.g. `sigma` and `dpm_mode` of tie-kd; checked by losses/."""
 
@@ -263,6 +267,15 @@ class MethodCard:
     map."""
 
     about: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.truth_share is None:
+            return
+        if not 0 <= self.truth_share <= 1 or not (self.truth and self.distillation):
+            raise CardError(
+                f"methods/{self.name}: truth_share in [0, 1] expected, and losses under truth and "
+                f"distillation to share, got {self.truth_share:g}"
+            )
 
 
 _KINDS: dict[Kind, type] = {

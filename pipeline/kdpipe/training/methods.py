@@ -36,10 +36,35 @@ def truth_loss(
 def loss_of(method: MethodCard) -> BatchLoss:
     """The weighted sum of a method's losses: of truth on rows that have it, of the teacher on all.
 
+    With a `truth_share` each row has one weight: the loss is the mean of
+    share * truth's + (1 - share) * teacher's of labelled rows and the teacher's of unlabelled ones.
+
     Raises:
         UnknownNameError: losses/ has none of a name.
         CardError: the card has no loss, or one against a teacher that it says it has not.
     """
+    _check(method)
+    share = method.truth_share
+
+    def added(output: Prediction, batch: Sample) -> Tensor:
+        return _of_truth(method, output, batch) + _of_teacher(method, output, batch, batch["known"])
+
+    def shared(output: Prediction, batch: Sample) -> Tensor:
+        labelled = batch["has_truth"]
+        part, here = float(labelled.float().mean()), labelled[:, None, None]
+        total = torch.zeros((), device=output.depth.device)
+        if part > 0 and share is not None:
+            taught = _of_teacher(method, output, batch, batch["known"] & here)
+            both = share * _of_truth(method, output, batch) + (1 - share) * taught
+            total = total + part * both
+        if part < 1:
+            total = total + (1 - part) * _of_teacher(method, output, batch, batch["known"] & ~here)
+        return total
+
+    return added if share is None else shared
+
+
+def _check(method: MethodCard) -> None:
     for name in method.truth:
         if name not in TRUTH_LOSSES:
             raise UnknownNameError("losses against truth", name, TRUTH_LOSSES)
@@ -54,19 +79,21 @@ def loss_of(method: MethodCard) -> BatchLoss:
             f"{', '.join(method.distillation) or 'nothing'}; make the two agree"
         )
 
-    def loss(output: Prediction, batch: Sample) -> Tensor:
-        total = torch.zeros((), device=output.depth.device)
-        for name, weight in method.truth.items():
-            value = TRUTH_LOSSES[name](output, batch["truth"], batch["valid"], method.options)
-            total = total + weight * value
-        for name, weight in method.distillation.items():
-            value = DISTILLATION_LOSSES[name](
-                output, batch["teacher"], batch["known"], method.options
-            )
-            total = total + weight * value
-        return total
 
-    return loss
+def _of_truth(method: MethodCard, output: Prediction, batch: Sample) -> Tensor:
+    total = torch.zeros((), device=output.depth.device)
+    for name, weight in method.truth.items():
+        value = TRUTH_LOSSES[name](output, batch["truth"], batch["valid"], method.options)
+        total = total + weight * value
+    return total
+
+
+def _of_teacher(method: MethodCard, output: Prediction, batch: Sample, known: Tensor) -> Tensor:
+    total = torch.zeros((), device=output.depth.device)
+    for name, weight in method.distillation.items():
+        value = DISTILLATION_LOSSES[name](output, batch["teacher"], known, method.options)
+        total = total + weight * value
+    return total
 
 
 def check_inputs(method: MethodCard, teacher: str | None, aux: tuple[str, ...]) -> None:

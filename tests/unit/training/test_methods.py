@@ -7,6 +7,7 @@ import torch
 
 from kdpipe.cards import MethodCard, load_method
 from kdpipe.errors import CardError, TrainingError, UnknownNameError
+from kdpipe.losses import hu
 from kdpipe.students import StudentOutput
 from kdpipe.training.methods import check_inputs, loss_of
 
@@ -35,6 +36,33 @@ def test_each_loss_sees_only_the_samples_that_have_its_target() -> None:
     loss = loss_of(method)(output(depth), batch())
 
     assert float(loss) == pytest.approx(3 * (5 - 4) ** 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "truth", "taught", "alone"),
+    [([True, False], 0.05, 0.45, 0.5), ([True, True], 0.1, 0.9, 0.0), ([False] * 2, 0.0, 0.0, 1.0)],
+)
+def test_hu_s_method_takes_a_tenth_of_labelled_rows_from_truth(
+    labelled: list[bool], truth: float, taught: float, alone: float
+) -> None:
+    depth, has_truth = torch.full(SHAPE, 2.0), torch.tensor(labelled)
+    here = has_truth[:, None, None].expand(SHAPE)
+    seen = {
+        "truth": torch.full(SHAPE, 3.0) * here,
+        "valid": here,
+        "teacher": torch.stack([torch.full(SHAPE[1:], 5.0), torch.full(SHAPE[1:], 9.0)]),
+        "known": torch.ones(SHAPE, dtype=torch.bool),
+        "has_truth": has_truth,
+    }
+
+    found = float(loss_of(load_method("hu"))(output(depth), seen))
+
+    parts = [
+        truth * hu(depth, seen["truth"], here),
+        taught * hu(depth, seen["teacher"], here),
+        alone * hu(depth, seen["teacher"], ~here),
+    ]
+    assert found == pytest.approx(float(sum(parts)), rel=1e-5)
 
 
 def test_no_pixel_at_all_gives_a_loss_that_can_be_stepped_on() -> None:
@@ -78,6 +106,18 @@ def test_a_card_that_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         loss_of(card)
+
+
+@pytest.mark.parametrize(
+    ("share", "truth"), [(1.5, {"silog": 1.0}), (-0.1, {"silog": 1.0}), (0.5, {})]
+)
+def test_a_share_of_nothing_or_of_more_than_all_is_refused(
+    share: float, truth: dict[str, float]
+) -> None:
+    with pytest.raises(CardError, match=r"methods/m: truth_share in \[0, 1\] expected"):
+        MethodCard(
+            name="m", teacher=True, truth=truth, distillation={"mse": 1.0}, truth_share=share
+        )
 
 
 @pytest.mark.parametrize(
