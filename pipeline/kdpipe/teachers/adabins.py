@@ -22,14 +22,25 @@ from kdpipe.teachers.base import Bins, Teacher, TeacherOutput, resize
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
 
+_CONVOLUTIONS = {"convA.conv": 0, "convA.bn": 1, "convB.conv": 3, "convB.bn": 4}
 RENAMES = (
     ("adaptive_bins_layer.embedding_conv.", "adaptive_bins_layer.conv3x3."),
     (
         "adaptive_bins_layer.patch_transformer.embedding_encoder",
         "adaptive_bins_layer.patch_transformer.embedding_convPxP",
     ),
+    ("backbone.", "encoder."),
+    ("decode_head.conv_list.0.conv.", "decoder.conv2."),
+    *(
+        (f"decode_head.conv_list.{step}.{name}.", f"decoder.up{step}._net.{number}.")
+        for step in range(1, 5)
+        for name, number in _CONVOLUTIONS.items()
+    ),
+    ("decode_head.decode_final_conv.", "decoder.conv3."),
+    ("decode_head.adaptive_bins_layer.", "adaptive_bins_layer."),
+    ("decode_head.conv_out.", "conv_out."),
 )
-"""Start of a name in older checkpoints -> its start here."""
+"""Start of a name in older checkpoints, and in mmcv's -> its start here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,10 @@ class Sizes:
 
     normalisation: Literal["imagenet", "half"] = "imagenet"
     """Of the input: mean and standard deviation that the encoder's weights expect."""
+
+    decoder: Literal["published", "toolbox"] = "published"
+    """`toolbox`: that of the Monocular-Depth-Estimation-Toolbox and of TIE-KD. No padding at its
+    first convolution, ReLU, no biases before a batch norm."""
 
     features: int = 2048
     """Channels of the decoder at 1/32; each step up halves them."""
@@ -103,17 +118,17 @@ class AdaBinsOutput:
 
 
 class UpSampleBN(nn.Module):
-    """Up to the skip's size, joined with it, then twice convolution, batch norm, LeakyReLU."""
+    """Up to the skip's size, joined with it, then twice convolution, batch norm, activation."""
 
-    def __init__(self, channels: int, skip: int, out: int) -> None:
+    def __init__(self, channels: int, skip: int, out: int, *, toolbox: bool) -> None:
         super().__init__()
         self._net = nn.Sequential(
-            nn.Conv2d(channels + skip, out, 3, padding=1),
+            nn.Conv2d(channels + skip, out, 3, padding=1, bias=not toolbox),
             nn.BatchNorm2d(out),
-            nn.LeakyReLU(),
-            nn.Conv2d(out, out, 3, padding=1),
+            nn.ReLU() if toolbox else nn.LeakyReLU(),
+            nn.Conv2d(out, out, 3, padding=1, bias=not toolbox),
             nn.BatchNorm2d(out),
-            nn.LeakyReLU(),
+            nn.ReLU() if toolbox else nn.LeakyReLU(),
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -126,15 +141,17 @@ class UpSampleBN(nn.Module):
 class Decoder(nn.Module):
     """Five maps of the encoder -> one at half the image's size."""
 
-    def __init__(self, channels: tuple[int, ...], features: int, out: int) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], features: int, out: int, *, toolbox: bool
+    ) -> None:
         super().__init__()
         # The published 1x1 convolution has padding 1: the grid grows by a ring of biases, which
         # the next resize squeezes in. Trained weights rely on it.
-        self.conv2 = nn.Conv2d(channels[4], features, 1, padding=1)
-        self.up1 = UpSampleBN(features, channels[3], features // 2)
-        self.up2 = UpSampleBN(features // 2, channels[2], features // 4)
-        self.up3 = UpSampleBN(features // 4, channels[1], features // 8)
-        self.up4 = UpSampleBN(features // 8, channels[0], features // 16)
+        self.conv2 = nn.Conv2d(channels[4], features, 1, padding=0 if toolbox else 1)
+        self.up1 = UpSampleBN(features, channels[3], features // 2, toolbox=toolbox)
+        self.up2 = UpSampleBN(features // 2, channels[2], features // 4, toolbox=toolbox)
+        self.up3 = UpSampleBN(features // 4, channels[1], features // 8, toolbox=toolbox)
+        self.up4 = UpSampleBN(features // 8, channels[0], features // 16, toolbox=toolbox)
         self.conv3 = nn.Conv2d(features // 16, out, 3, padding=1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -171,7 +188,10 @@ class AdaBins(nn.Module):
             heads=sizes.heads,
             hidden=sizes.feed_forward,
         )
-        self.decoder = Decoder(self.encoder.channels, sizes.features, sizes.embedding)
+        toolbox = sizes.decoder == "toolbox"
+        self.decoder = Decoder(
+            self.encoder.channels, sizes.features, sizes.embedding, toolbox=toolbox
+        )
         self.conv_out = nn.Sequential(nn.Conv2d(sizes.queries, sizes.bins, 1), nn.Softmax(dim=1))
 
     def forward(self, rgb: Tensor) -> AdaBinsOutput:
@@ -191,6 +211,10 @@ class AdaBins(nn.Module):
         with torch.autocast(rgb.device.type, enabled=False):
             depth = torch.einsum("bk,bkhw->bhw", centers, probabilities)
         return AdaBinsOutput(edges, depth, probabilities)
+
+    def is_unused(self, key: str) -> bool:
+        """Whether an entry of a checkpoint is never read: mmcv's heads all have a regression."""
+        return key.startswith("decode_head.conv_depth.")
 
     def start_at(self, depths: Tensor) -> None:
         """Sets the last bias so that any image gives about the distribution of these depths (n,).
