@@ -113,7 +113,7 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(
     assert killed == 4
     assert "images taught" in out, err
     assert content() == expected
-    assert verify(STORE) == []
+    assert verify(STORE).problems == ()
 
 
 def test_two_at_once_share_no_shard_and_write_the_same_store(
@@ -273,5 +273,5 @@ def test_on_ray_an_interrupt_stops_every_worker_and_gives_its_claims_back(projec
     assert not any(map(is_alive, workers))
     assert set(ray_processes()) <= set(before)
     assert owners() == []
-    assert verify(STORE) == []
+    assert verify(STORE).problems == ()
     assert open_store(STORE).known(ledger.finished(STORE)[0] * open_store(STORE).info.shard_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 def manifest_beside(path: Path) -> Path:
     """Where the manifest of a store is: T.json beside T.zarr."""
     return path.with_suffix(".json")
+
+
+def read_manifest(path: Path) -> dict[str, object] | None:
+    """Reads the manifest of a store; None where there is none, or one that is torn."""
+    try:
+        values = json.loads(manifest_beside(path).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def manifest_of(info: StoreInfo, records: Sequence[Record]) -> bytes:

@@ -1,0 +1,108 @@
+"""One shard compared with its record, up to the first difference."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kdpipe.errors import StoreError
+from kdpipe.store import layout
+from kdpipe.store.ledger import FileDigest, Record, read_record
+
+if TYPE_CHECKING:
+    from kdpipe.store.metadata import StoreInfo
+
+Kind = Literal["metadata", "shard", "manifest", "stranger"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a store."""
+
+    kind: Kind
+    """Of a zarr.json, a shard or its record, the manifest beside the store, or a file of someone
+    else's."""
+
+    file: Path
+    found: str
+    expected: str
+    shard: int | None = None
+    """Which is to be taught again."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: found {self.found}, expected {self.expected}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was seen of one shard."""
+
+    shard: int
+    record: Record | None
+    """None: it is torn, or was taken away just now."""
+
+    problem: Problem | None
+    bytes: int = 0
+    """That were read."""
+
+
+def inspect(path: Path, info: StoreInfo, shard: int, *, quick: bool) -> Seen:
+    """Compares the files of a finished shard with its record.
+
+    Args:
+        path: of the store.
+        info: of the store.
+        shard: to be looked at.
+        quick: compare sizes only; else digests too.
+    """
+    where = layout.record_path(path, shard)
+    try:
+        record = read_record(path, shard)
+    except StoreError as error:
+        expected = "one as it was written"
+        torn = _problem(shard, where, f"a torn record ({error})", expected)
+        return Seen(shard=shard, record=None, problem=torn)
+    if record is None:  # another process takes it away to teach the shard again
+        return Seen(shard=shard, record=None, problem=None)
+    start, stop = info.rows_of(shard)
+    if record.start != start or not start < record.stop <= stop:
+        found = f"rows {record.start}..{record.stop - 1}"
+        problem = _problem(shard, where, found, f"{start}..{stop - 1}")
+        return Seen(shard=shard, record=record, problem=problem)
+    read = 0
+    for one in info.arrays:
+        file, expected_file = info.file(path, one.name, shard), record.arrays.get(one.name)
+        if expected_file is None:
+            problem = _problem(shard, where, f"no {one.name}", "an entry for each array")
+            return Seen(shard=shard, record=record, problem=problem, bytes=read)
+        difference = _difference(file, expected_file, quick)
+        if difference is not None:
+            problem = _problem(shard, file, *difference)
+            return Seen(shard=shard, record=record, problem=problem, bytes=read)
+        read += 0 if quick else expected_file.bytes
+    return Seen(shard=shard, record=record, problem=None, bytes=read)
+
+
+def _difference(file: Path, expected: FileDigest, quick: bool) -> tuple[str, str] | None:
+    """What was found of a file and what was expected; None where it is whole."""
+    try:
+        size = file.stat().st_size
+        if size != expected.bytes:
+            return f"{size} bytes", f"{expected.bytes}"
+        if quick:
+            return None
+        with file.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "no file", f"{expected.bytes} bytes"
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})", f"{expected.bytes} bytes"
+    if sha256 != expected.sha256:
+        return f"SHA-256 {sha256[:16]}…", f"{expected.sha256[:16]}…"
+    return None
+
+
+def _problem(shard: int, file: Path, found: str, expected: str) -> Problem:
+    return Problem(kind="shard", file=file, found=found, expected=expected, shard=shard)

@@ -1,0 +1,39 @@
+"""Files in a store that kdpipe did not write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.store import layout
+
+if TYPE_CHECKING:
+    from kdpipe.store.metadata import StoreInfo
+
+
+def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
+    """Lists the files of a store's folder that no kdpipe wrote, sorted.
+
+    Claims, work folders and the half-written small files of a killed process are kdpipe's own, and
+    so are the arrays of a shard that has no record yet.
+
+    Args:
+        path: of the store.
+        info: of the store.
+    """
+    nodes = {"", *(one.name for one in info.arrays)}
+    nodes |= {name.rpartition("/")[0] for name in nodes}
+    known = {str(layout.metadata_path(path, name)) for name in nodes}
+    for shard in range(info.shards):
+        known.add(str(layout.record_path(path, shard)))
+        known.update(str(info.file(path, one.name, shard)) for one in info.arrays)
+    passing = {str(layout.claim_path(path, 0, 0).parent), str(layout.work_dir(path, 0, "").parent)}
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(one for one in folders if str(Path(folder, one)) not in passing)
+        for name in sorted(names):
+            is_half = name.startswith(".") and name.endswith(".tmp")
+            file = Path(folder, name)
+            if not is_half and str(file) not in known:
+                yield file
