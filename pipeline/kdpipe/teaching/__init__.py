@@ -165,7 +165,7 @@ def run(
         tidy(path, assignment.run)
     if tally is not None:
         raise_what_failed(tally, len(plan.missing))
-    complete = finish(path, manifest, info, len(rows))
+    complete = _finish(path, manifest, info, len(rows))
     return Done(
         path=path,
         manifest=manifest if complete else None,
@@ -191,7 +191,7 @@ def make_pool(assignment: Assignment, options: Options) -> Pool:
     )
 
 
-def finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
+def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
     """Writes the manifest of a complete store; a partial one has none."""
     records = plans.complete_records(path, info) if info.rows == rows else None
     if records is None:
