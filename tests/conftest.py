@@ -18,6 +18,7 @@ from kdpipe.codecs import Log16
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.claims import Claim
+from kdpipe.store.frame import BILINEAR
 from kdpipe.store.identity import identity_of
 from kdpipe.store.ledger import Record
 from kdpipe.store.metadata import StoreInfo, formats, write_info
@@ -104,6 +105,7 @@ def make_tiny_store() -> MakeStore:
         teacher: str = "adabins-small",
         taught: int | None = None,
         bad: tuple[int, ...] = (),
+        rule: str = BILINEAR,
     ) -> Store:
         card: TeacherCard = load_teacher_card(teacher)
         native = (HEIGHT // 2, WIDTH // 2)
@@ -113,7 +115,7 @@ def make_tiny_store() -> MakeStore:
             card,
             rows.card,
             weights={"sha256": "0" * 64, "source": "perfect"},
-            rule="bilinear-align-corners",
+            rule=rule,
             codecs={"depth": codec},
             shard_rows=2,
         )
@@ -126,7 +128,7 @@ def make_tiny_store() -> MakeStore:
             claim = Claim.take(path, shard, "test")
             with ShardWriter(info, claim) as writer:
                 for number in range(start, stop):
-                    put(writer, rows, number, codec, known=number not in bad)
+                    put(writer, rows, number, codec, known=number not in bad, rule=rule)
                 writer.commit(
                     Record(
                         store=info.digest,
@@ -145,14 +147,24 @@ def make_tiny_store() -> MakeStore:
     return make
 
 
-def put(writer: ShardWriter, rows: Rows, number: int, codec: Log16, *, known: bool) -> None:
+def put(
+    writer: ShardWriter, rows: Rows, number: int, codec: Log16, *, known: bool, rule: str
+) -> None:
     """Writes one row of a store."""
     row: Row = rows[number]
     depth = scene(int(row.image_digest, 16))[1]
     height, width = HEIGHT // 2, WIDTH // 2
-    y = np.linspace(0, HEIGHT - 1, height)
-    x = np.linspace(0, WIDTH - 1, width)
-    native = depth[np.round(y).astype(int)][:, np.round(x).astype(int)]
+    if rule == BILINEAR:
+        y, x = np.linspace(0, HEIGHT - 1, height), np.linspace(0, WIDTH - 1, width)
+    else:
+        p, q = (int(3 * np.sqrt(side / 2)) for side in (HEIGHT, WIDTH))
+        y = (np.arange(height) + 0.5) * (HEIGHT + 2 * p) / height - 0.5 - p
+        x = (np.arange(width) + 0.5) * (WIDTH + 2 * q) / width - 0.5 - q
+    rows_at = np.abs(np.round(y)).astype(int)
+    columns_at = np.abs(np.round(x)).astype(int)
+    rows_at = np.minimum(rows_at, 2 * (HEIGHT - 1) - rows_at)
+    columns_at = np.minimum(columns_at, 2 * (WIDTH - 1) - columns_at)
+    native = depth[rows_at][:, columns_at]
     size = (height, width) if known else (0, 0)
     extent = np.array([*size, HEIGHT, WIDTH, 0, 0, 60.0], np.float64)
     values: dict[str, NDArray[Any]] = {layout.EXTENT: extent}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdpipe.datasets import read_image, read_truth
 from kdpipe.errors import DataError, StaleStoreError
+from kdpipe.store.frame import BILINEAR
 from kdpipe.store.ledger import finished, read_record
 from kdpipe.training.geometry import Intrinsics
 
@@ -104,8 +105,11 @@ class DistillDataset(Dataset[Sample]):
         truth = torch.from_numpy(draw.transform.truth(self._truth(number, row)))
         teacher = torch.zeros_like(truth)
         if self.store is not None:
-            native = self._remember("teacher", number, self.store.native_depth)
-            teacher = torch.from_numpy(draw.teacher.stored_depth(native))
+            # A native map that spans more than the frame is brought to it first, by its own rule.
+            spans = self.store.info.rule == BILINEAR
+            read = self.store.native_depth if spans else self.store.depth
+            kept = self._remember("teacher", number, read)
+            teacher = torch.from_numpy(draw.teacher.stored_depth(kept))
         camera = astuple(draw.transform.intrinsics(_camera(row)))
         return {
             "image": draw.colour(draw.transform.image(self._remember("image", number, self._read))),

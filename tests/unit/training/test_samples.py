@@ -10,6 +10,7 @@ import torch
 from kdpipe.errors import DataError, StaleStoreError
 from kdpipe.rows import Rows, make_rows
 from kdpipe.store import Store
+from kdpipe.store.frame import RULES
 from kdpipe.training.augment import Augment
 from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream
 
@@ -32,12 +33,13 @@ def assert_same(one: list[Sample], other: list[Sample]) -> None:
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("rule", RULES)
 def test_image_truth_and_teacher_move_together(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
+    rule: str, make_tiny: MakeRows, make_tiny_store: MakeStore
 ) -> None:
     """The scene's brightness follows its depth: wherever a pixel lands, they must still agree."""
     rows = make_tiny()
-    dataset = DistillDataset(rows, stores=[make_tiny_store(rows)], transform=WILD)
+    dataset = DistillDataset(rows, stores=[make_tiny_store(rows, rule=rule)], transform=WILD)
 
     for number in range(12):
         sample = dataset.sample(number % len(dataset), np.random.default_rng(number))
