@@ -27,7 +27,7 @@ class TieKd:
     """What the combined loss may vary in; the defaults are what the published code runs."""
 
     weight: float = 0.1
-    """Of L_DPM; L_DEPTH has the rest to 1."""
+    """Of L_DPM; L_DEPTH has the rest to 1. 1 is L_DPM alone, 0 L_DEPTH alone."""
 
     sigma: float = 0.5
     """Of the teacher's Gaussian [m]. The published configurations say 0.8 (KITTI) and 0.15 (NYU),
@@ -102,19 +102,24 @@ def tie_kd(
         elif form.top_rows == "masked":
             counted = counted.clone()
             counted[:, :TOP_ROWS] = False
-    divergence = dpm_loss(
-        probabilities,
-        _picked(teacher, probabilities),
-        centers,
-        _picked(counted, probabilities),
-        sigma=form.sigma,
-        mode=form.dpm_mode,
-    )
-    if form.ssim == "published":
-        similarity = ssim(depth, teacher).mean()
-    else:
-        similarity = known_ssim(depth, teacher, counted, data_range=_range_of(centers))
-    return 10 * (form.weight * divergence + (1 - form.weight) * (1 - similarity))
+    total = depth.new_zeros(())
+    if form.weight != 0:
+        divergence = dpm_loss(
+            probabilities,
+            _picked(teacher, probabilities),
+            centers,
+            _picked(counted, probabilities),
+            sigma=form.sigma,
+            mode=form.dpm_mode,
+        )
+        total = total + form.weight * divergence
+    if form.weight != 1:
+        if form.ssim == "published":
+            similarity = ssim(depth, teacher).mean()
+        else:
+            similarity = known_ssim(depth, teacher, counted, data_range=_range_of(centers))
+        total = total + (1 - form.weight) * (1 - similarity)
+    return 10 * total
 
 
 def form_of(options: Mapping[str, object], bins: int) -> TieKd:
