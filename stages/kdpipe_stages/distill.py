@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kdpipe_stages.compare import Wish
+from kdpipe_stages.compare import compare as compare_methods
 from kdpipe_stages.output import Json, Manifests, say
 
 
@@ -37,6 +39,10 @@ def distill(
             help="A card in manifests/methods, none: labels only; default: params.yaml's."
         ),
     ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="M1,M2", help="Methods, in one table, instead of one.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="With --compare: trainings of each.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     on_missing: Annotated[
         OnMissing, typer.Option(help="Where a store is not finished.")
@@ -57,16 +63,34 @@ def distill(
 
     params = load_params()
     student, data = student or params.students[0], data or params.data[0]
-    method = method or params.methods[0]
-    if teacher is None and load_method(method, manifests).teacher:
+    if compare is not None and (method is not None or seed):
+        raise typer.BadParameter("it stands for --method and --seed", param_hint="--compare")
+    methods = compare.split(",") if compare else [method or params.methods[0]]
+    if teacher is None and any(load_method(one, manifests).teacher for one in methods):
         teacher = params.teachers[0]
     named = None if teacher in (None, "none") else teacher_for(str(teacher), data, manifests)
+    more = tuple(aux.split(",")) if aux and aux != "none" else ()
+    if compare is not None:
+        wish = Wish(
+            student=student,
+            data=data,
+            teacher=named,
+            aux=more,
+            params=params,
+            manifests=manifests,
+            on_missing=on_missing.value,
+            max_minutes=max_minutes,
+            device=device,
+            workers=workers,
+        )
+        say(*compare_methods(methods, seeds, wish), json=json)
+        return
     done = library.run(
         student,
         data,
         teacher=named,
-        aux=tuple(aux.split(",")) if aux and aux != "none" else (),
-        method=method,
+        aux=more,
+        method=methods[0],
         seed=seed,
         manifests=manifests,
         params=params,

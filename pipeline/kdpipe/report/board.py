@@ -6,7 +6,7 @@ page shows it as n/a.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,8 +174,11 @@ class StoreCost:
         return self.bytes / max(self.finished, 1)
 
 
-def read_boards() -> list[Board]:
+def read_boards(runs: Collection[str] | None = None) -> list[Board]:
     """Reads all evaluations.
+
+    Args:
+        runs: those of these students and teachers only; None: of all.
 
     Raises:
         DataError: there is none, or one is torn.
@@ -184,7 +187,7 @@ def read_boards() -> list[Board]:
     paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise DataError(f"{folder} holds no evaluation: run `kdpipe evaluate` first")
-    summaries = [_read(path) for path in paths]
+    summaries = [one for one in map(_read, paths) if runs is None or one.run in runs]
     places = sorted({(one.data, one.split, one.protocol) for one in summaries})
     return [
         _board(place, [s for s in summaries if (s.data, s.split, s.protocol) == place])

@@ -1,0 +1,95 @@
+"""`distill --compare`: methods with the same seeds, in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kdpipe.errors import TrainingError, UnknownNameError
+from kdpipe.params import load_params
+from kdpipe.rows import Rows
+from kdpipe.store import Store, layout
+from kdpipe_stages.cli import app
+from kdpipe_stages.compare import Wish, compare
+
+MakeRows = Callable[..., Rows]
+MakeStore = Callable[..., Store]
+PARAMS = """
+evaluate: {split: val}
+distill:
+  mobilenetv2-small: {height: 32, width: 48, batch_size: 2, steps: 2, validate_every: 2}
+"""
+
+
+@pytest.fixture
+def wish(make_tiny: MakeRows, make_tiny_store: MakeStore) -> Wish:
+    for name, labelled in (("tiny", True), ("pool", False)):
+        rows = make_tiny(name, labelled=labelled, val=2 if labelled else 0, first=len(name))
+        make_tiny_store(rows)
+    Path("params.yaml").write_text(PARAMS)
+    return Wish(
+        student="mobilenetv2-small",
+        data="tiny",
+        teacher="adabins-small",
+        aux=("pool",),
+        params=load_params(),
+        manifests=None,
+        on_missing="error",
+        max_minutes=None,
+        device="cpu",
+        workers=0,
+    )
+
+
+def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: Wish) -> None:
+    table, values = compare(["none", "res-kd-mse"], 2, wish)
+
+    baseline = "tiny_none_mobilenetv2-small_none_s"
+    distilled = "tiny+pool_adabins-small_mobilenetv2-small_res-kd-mse_s"
+    trained = {path.name for path in layout.student_dir("any").parent.iterdir()}
+    assert trained == {f"{baseline}0", f"{baseline}1", f"{distilled}0", f"{distilled}1"}
+    lines = {line["key"]: line for line in values["lines"]}  # type: ignore[attr-defined]
+    assert lines["none"]["seeds"] == lines["res-kd-mse+pool"]["seeds"] == 2
+    assert lines["res-kd-mse+pool"]["gain"] is not None
+    assert {"teacher", "median"} < lines.keys()
+    assert "res-kd-mse + pool" in table
+    assert "±" in table
+
+
+def test_what_is_trained_stays_and_other_seeds_stay_out(wish: Wish) -> None:
+    compare(["none"], 2, wish)
+    before = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.pt").stat()
+
+    _, values = compare(["none"], 1, wish)
+
+    after = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.pt").stat()
+    assert after.st_mtime_ns == before.st_mtime_ns
+    (line,) = [one for one in values["lines"] if one["key"] == "none"]  # type: ignore[attr-defined]
+    assert line["seeds"] == 1
+
+
+def test_minutes_are_for_all_of_them(wish: Wish) -> None:
+    with pytest.raises(TrainingError, match="0 of 2 trainings are done: run the same command"):
+        compare(["none"], 2, replace(wish, max_minutes=1e-9))
+
+
+def test_a_wrong_method_is_found_before_anything_is_trained(wish: Wish) -> None:
+    with pytest.raises(UnknownNameError, match="nonne"):
+        compare(["none", "nonne"], 1, wish)
+
+    assert not layout.student_dir("any").parent.exists()
+
+
+def test_it_is_an_option_of_distill(wish: Wish) -> None:
+    plain = ["distill", "--data", wish.data, "--compare", "none", "--json"]
+
+    done = CliRunner().invoke(app, plain)
+    both = CliRunner().invoke(app, [*plain, "--method", "none"])
+
+    assert json.loads(done.stdout)["runs"] == ["tiny_none_mobilenetv2-small_none_s0"]
+    assert both.exit_code == 2
