@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 RENAMES: tuple[tuple[str, str], ...] = ()
 """Start of a name in older checkpoints -> its start here."""
 
-_SHARPNESS = 10.0
-"""Of the floor at 0 m [1/m]: it lifts 0.1 m by 0.03 m and 0.5 m by less than 1 mm."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
@@ -47,9 +44,6 @@ class Sizes:
     """Larger frames are shrunk to this shorter side before the teacher looks [pixels]. Part of how
     the weights were trained: their images were 240x320, of which 228x304 were cut out."""
 
-    is_positive: bool = False
-    """A smooth floor at 0 m, for losses that take a logarithm; the published network has none."""
-
     def __post_init__(self) -> None:
         sides = (*(self.output_size or ()), self.shorter_side or 1, self.width)
         if min(sides) < 1:
@@ -64,7 +58,7 @@ class HuOutput:
     """What the network gives, with gradients while it trains."""
 
     depth: Tensor
-    """(B, h, w) [m]; without `is_positive` it may be negative."""
+    """(B, h, w) [m]; it may be negative, which the family's own loss bears."""
 
     @property
     def probabilities(self) -> None:
@@ -86,7 +80,7 @@ class Hu(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self._size, self._is_positive = sizes.output_size, sizes.is_positive
+        self._size = sizes.output_size
         self.normalise = Normalise("imagenet")
         pyramid = make_pyramid(sizes.encoder)
         self.E = pyramid
@@ -102,8 +96,6 @@ class Hu(nn.Module):
         """RGB (B, 3, H, W) in [0, 1] -> depth, not clipped."""
         maps = self.E(self.normalise(rgb))[1:]
         depth = self.R(self.MFF(maps), self._size or (rgb.shape[-2], rgb.shape[-1]))[:, 0]
-        if self._is_positive:
-            depth = F.softplus(depth, beta=_SHARPNESS)
         return HuOutput(depth)
 
     def start_at(self, depths: Tensor) -> None:

@@ -14,7 +14,7 @@ from kdpipe.teachers import build_network, make_teacher
 from kdpipe.teachers.hu import Hu, HuOutput
 
 CARD = load_teacher_card("hu-small")
-PUBLISHED = {**CARD.network, "output_size": [228, 304], "is_positive": False}
+PUBLISHED = {**CARD.network, "output_size": [228, 304]}
 
 
 def network_of(network: object = None) -> Hu:
@@ -100,20 +100,6 @@ def test_published_depth_may_be_negative_and_is_clipped_by_the_teacher() -> None
 
     assert raw.median() < 0
     torch.testing.assert_close(clipped, raw.clamp(CARD.min_depth, CARD.max_depth))
-
-
-def test_a_floor_leaves_depths_beyond_half_a_metre_as_they_are() -> None:
-    plain, floored = network_of({**CARD.network, "is_positive": False}), network_of()
-    images = images_of(1, 96, 128)
-
-    for typical in (-3.0, 0.0, 3.0):
-        for network in (plain, floored):
-            network.start_at(torch.tensor([typical]))
-        with torch.inference_mode():
-            raw, depth = plain(images).depth, floored(images).depth
-        assert depth.min() >= 0
-        far = raw > 0.5
-        torch.testing.assert_close(depth[far], raw[far], rtol=0, atol=1e-3)
 
 
 def test_a_start_gives_about_the_datas_median() -> None:
