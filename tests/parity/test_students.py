@@ -1,4 +1,4 @@
-"""TIE-KD's students against the official code: the checkpoint's layout, and what they compute.
+"""TIE-KD's and Hu et al.'s students against the official code: layout, and what they compute.
 
 `students/layouts.json.gz` lists the official entries; the `.npz` files hold what the official
 networks gave when filled by the recipe: depth at 2048 pixels, probabilities of 64, the bins.
@@ -31,6 +31,12 @@ CASES: list[tuple[str, str, Literal["dpm", "regression"]]] = [
     ("tiekd_mobilenetv2_nyu", "nyu", "dpm"),
     ("tiekd_mobilenetv2_kitti", "kitti", "dpm"),
     ("reskd_mobilenetv2_kitti", "kitti", "regression"),
+    ("tiekd_resnet18_nyu", "nyu", "dpm"),
+    ("tiekd_resnet18_kitti", "kitti", "dpm"),
+    ("reskd_resnet18_kitti", "kitti", "regression"),
+    ("tiekd_resnet50_nyu", "nyu", "dpm"),
+    ("tiekd_resnet50_kitti", "kitti", "dpm"),
+    ("hu_mobilenetv2_nyu", "nyu", "regression"),
 ]
 
 
@@ -48,17 +54,30 @@ def write_checkpoint(fixture: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("fixture", "bins"), [case[:2] for case in CASES[:2]])
+def card_of(fixture: str) -> str:
+    """The student that a fixture is of."""
+    family, encoder, _ = fixture.split("_")
+    return f"hu-{encoder}" if family == "hu" else encoder
+
+
+# The published Res-KD checkpoints hold a head of 256 bins that nothing reads.
+WHOLE = [case[:2] for case in CASES if not case[0].startswith("reskd")]
+
+
+@pytest.mark.parametrize(("fixture", "bins"), WHOLE)
 def test_the_state_dict_is_the_official_one_entry_for_entry(fixture: str, bins: str) -> None:
     with torch.device("meta"):
-        network = build_network(load_student_card("mobilenetv2"), bins_domain=bins)
+        network = build_network(load_student_card(card_of(fixture)), bins_domain=bins)
 
     found = [[k, list(v.shape), str(v.dtype)[6:]] for k, v in network.state_dict().items()]
 
     assert found == LAYOUTS[fixture]["entries"]
 
 
-@pytest.mark.parametrize(("fixture", "bins", "head"), CASES)
+@pytest.mark.parametrize(
+    ("fixture", "bins", "head"),
+    [pytest.param(*one, marks=pytest.mark.slow if "resnet50" in one[0] else ()) for one in CASES],
+)
 def test_an_official_checkpoint_gives_the_official_depth_and_bins(
     fixture: str, bins: str, head: Literal["dpm", "regression"], tmp_path: Path
 ) -> None:
@@ -66,7 +85,7 @@ def test_an_official_checkpoint_gives_the_official_depth_and_bins(
     case = LAYOUTS[fixture]["case"]
     image = recipe.image(case["image_name"], case["height"], case["width"])[None]
 
-    student = load_student("mobilenetv2", path, bins=bins, head=head)
+    student = load_student(card_of(fixture), path, bins=bins, head=head)
     rgb = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         output: StudentOutput = student.network(rgb)
@@ -90,3 +109,11 @@ def test_the_head_that_a_checkpoint_holds_shows_which_bins_it_has(tmp_path: Path
     path = write_checkpoint("tiekd_mobilenetv2_kitti", tmp_path / "official.pth")
 
     assert load_student("mobilenetv2", path).bins.name == "kitti"
+
+
+def test_hu_s_student_needs_no_bins_and_takes_any_size(tmp_path: Path) -> None:
+    student = load_student("hu-mobilenetv2", write_checkpoint("hu_mobilenetv2_nyu", tmp_path / "N"))
+
+    assert student.bins.name == "nyu"
+    assert sum(p.numel() for p in student.network.parameters()) == 1_673_905
+    assert student.predict(recipe.image("any", 97, 131)[None]).shape == (1, 97, 131)

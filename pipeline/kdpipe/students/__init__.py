@@ -104,7 +104,8 @@ def load_student(
         card = dataclasses.replace(card, head=head)
     state = read_state(weights)
     family = load_family(card.family)
-    kind = bins_of(bins or bins_name or _bins_in(state, weights))
+    usual: str | None = getattr(family, "BINS", None)
+    kind = bins_of(bins or bins_name or usual or _bins_in(state, weights))
     network = cast("nn.Module", family.build(card, kind))
     load_state(network, state, str(weights), unused=getattr(network, "is_unused"))  # noqa: B009
     network.eval().to(device)

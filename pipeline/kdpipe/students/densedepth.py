@@ -1,4 +1,4 @@
-"""TIE-KD's students: an encoder of stride 8, a dense decoder, bins or a sigmoid at full size.
+"""TIE-KD's students: an encoder, a dense decoder, bins or a sigmoid at full size.
 
 The names in the state dict are those of the published checkpoints (mmcv's `ConvModule`), so these
 load as they are. Both heads' layers exist in every network, the unused one without gradient.
@@ -11,17 +11,19 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdpipe.errors import CheckpointError, UnknownNameError
+from kdpipe.errors import CardError, CheckpointError, UnknownNameError
 from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.mobilenet_v2 import MobileNetV2, divisible
 from kdpipe.nets.prior import log_frequency
+from kdpipe.nets.pyramids import ResNetPyramid
 from kdpipe.students.base import StudentOutput, UniformBins
 
 if TYPE_CHECKING:
@@ -31,131 +33,26 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-class _ConvNorm(nn.Module):
-    """Convolution, batch norm and, if asked, ReLU6; mmcv's names."""
+class Encoder(Protocol):
+    """What the decoder asks of an encoder, beside its maps, shallow to deep."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        act: bool = True,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel // 2),
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-        )
-        self.bn = nn.BatchNorm2d(outputs)
-        self._act = act
+    channels: tuple[int, ...]
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return F.relu6(x, inplace=True) if self._act else x
-
-
-class _InvertedResidual(nn.Module):
-    def __init__(
-        self, inputs: int, outputs: int, *, stride: int, dilation: int, expansion: int
-    ) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        depthwise = _ConvNorm(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden)
-        project = _ConvNorm(hidden, outputs, 1, act=False)
-        expand = [] if expansion == 1 else [_ConvNorm(inputs, hidden, 1)]
-        self.conv = nn.Sequential(*expand, depthwise, project)
-        self._shortcut = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        return x + y if self._shortcut else y
-
-
-class MobileNetV2(nn.Module):
-    """MobileNetV2 whose stride stops at 8; later layers dilate their first block instead.
-
-    Reference:
-        Sandler et al., "MobileNetV2", https://arxiv.org/abs/1801.04381, table 2; strides and
-        dilations are TIE-KD's.
-    """
-
-    extra_blocks = 2
+    extra_blocks: int
     """Doublings that remain from the shallowest map to the input's size."""
 
-    _LAYERS = (  # expansion, channels, blocks, stride, dilation of the first block, is given
-        (1, 16, 1, 1, 1, False),
-        (6, 24, 2, 2, 1, True),
-        (6, 32, 3, 2, 1, True),
-        (6, 64, 4, 1, 2, False),
-        (6, 96, 3, 1, 2, True),
-        (6, 160, 3, 1, 4, False),
-        (6, 320, 1, 1, 4, True),
-    )
+    def torchvision_names(self) -> Mapping[str, str]:
+        """Torchvision's module names -> ours, where they differ."""
 
-    def __init__(self, width: float = 1.0, stride: int = 8) -> None:
-        super().__init__()
-        inputs = _divisible(32 * width)
-        self.conv1 = _ConvNorm(3, inputs, 3, stride=2)
-        channels = []
-        for number, (expansion, published, blocks, step, dilation, given) in enumerate(
-            self._LAYERS, 1
-        ):
-            if stride == 16 and dilation > 1:  # the first dilated layer shrinks instead
-                step, dilation = 2 if number == 4 else 1, dilation // 2
-            outputs = _divisible(published * width)
-            layer = nn.Sequential()
-            for block in range(blocks):
-                first = block == 0
-                layer.append(
-                    _InvertedResidual(
-                        inputs,
-                        outputs,
-                        stride=step if first else 1,
-                        dilation=dilation if first else 1,
-                        expansion=expansion,
-                    )
-                )
-                inputs = outputs
-            self.add_module(f"layer{number}", layer)
-            if given:
-                channels.append(outputs)
-        self.channels = tuple(channels)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Gives the four maps, shallow to deep, of a normalised (B, 3, H, W)."""
-        x = self.conv1(x)
-        maps = []
-        for number, (*_, given) in enumerate(self._LAYERS, 1):
-            x = self.get_submodule(f"layer{number}")(x)
-            if given:
-                maps.append(x)
-        return maps
+class ResNet(ResNetPyramid):
+    """The stem and the four layers of a ResNet, 1/2 to 1/32; torchvision's names."""
 
-    def torchvision_names(self) -> Iterator[tuple[str, str]]:
-        """Pairs (torchvision's module name, ours), for each convolution and batch norm."""
-        yield "features.0.0", "conv1.conv"
-        yield "features.0.1", "conv1.bn"
-        feature = 1
-        for number, (expansion, _, blocks, *_) in enumerate(self._LAYERS, 1):
-            for block in range(blocks):
-                theirs, ours = f"features.{feature}.conv", f"layer{number}.{block}.conv"
-                active = 1 if expansion == 1 else 2  # convolutions that an activation follows
-                for i in range(active):
-                    yield f"{theirs}.{i}.0", f"{ours}.{i}.conv"
-                    yield f"{theirs}.{i}.1", f"{ours}.{i}.bn"
-                yield f"{theirs}.{active}", f"{ours}.{active}.conv"
-                yield f"{theirs}.{active + 1}", f"{ours}.{active}.bn"
-                feature += 1
+    extra_blocks = 1
+
+    def torchvision_names(self) -> Mapping[str, str]:
+        """None differs."""
+        return {}
 
 
 class _ConvReLU(nn.Module):
@@ -193,12 +90,6 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-def _divisible(channels: float) -> int:
-    """The multiple of 8 nearest to a number of channels, but not less than nine tenths of it."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
 class _Expectation(torch.autograd.Function):
     """Mean of the centers (N,) under probabilities (B, N, H, W), as (B, 1, H, W).
 
@@ -222,7 +113,7 @@ class _Head(nn.Module):
     """The decoder and both heads; mmseg calls all of it the decode head."""
 
     def __init__(
-        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
+        self, encoder: Encoder, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
     ) -> None:
         super().__init__()
         deepest, *skips = reversed(encoder.channels)
@@ -263,10 +154,10 @@ class DenseDepth(nn.Module):
     """A student of TIE-KD or, with the regression head, of its Res-KD baselines."""
 
     def __init__(
-        self, encoder: MobileNetV2, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
+        self, encoder: Encoder, channels: tuple[int, ...], bins: UniformBins, card: StudentCard
     ) -> None:
         super().__init__()
-        self.backbone = encoder
+        self.backbone = cast("nn.Module", encoder)
         self.decode_head = _Head(encoder, channels, bins, card)
         self.mean: Tensor
         self.std: Tensor
@@ -302,8 +193,23 @@ class DenseDepth(nn.Module):
         return key.startswith(tuple(f"decode_head.{other}" for other in others))
 
 
-_ENCODERS: Mapping[str, tuple[Callable[[float, int], MobileNetV2], tuple[int, ...]]] = {
-    "mobilenetv2": (MobileNetV2, (2048, 512, 256, 128)),
+def _mobilenet_v2(card: StudentCard) -> Encoder:
+    return MobileNetV2(card.encoder_width, card.encoder_stride)
+
+
+def _resnet(card: StudentCard) -> Encoder:
+    if card.encoder_width != 1:
+        raise CardError(
+            f"students/{card.name}: encoder_width is {card.encoder_width:g}, but {card.encoder} "
+            "has one width, 1: take another encoder, or scale the decoder with width"
+        )
+    return ResNet(card.encoder)
+
+
+_ENCODERS: Mapping[str, tuple[Callable[[StudentCard], Encoder], tuple[int, ...]]] = {
+    "mobilenetv2": (_mobilenet_v2, (2048, 512, 256, 128)),
+    "resnet18": (_resnet, (512, 256, 256, 128, 128)),
+    "resnet50": (_resnet, (2048, 1024, 512, 256, 128)),
 }
 """Encoder -> how to build it, and the published decoder's channels, deep to shallow."""
 
@@ -313,12 +219,13 @@ def build(card: StudentCard, bins: UniformBins) -> DenseDepth:
 
     Raises:
         UnknownNameError: the card names an encoder that is not here.
+        CardError: it asks of the encoder what that has not.
     """
     if card.encoder not in _ENCODERS:
         raise UnknownNameError("students/densedepth.py", card.encoder, _ENCODERS)
     encoder, published = _ENCODERS[card.encoder]
-    channels = tuple(_divisible(c * card.width) for c in published)
-    network = DenseDepth(encoder(card.encoder_width, card.encoder_stride), channels, bins, card)
+    channels = tuple(divisible(c * card.width) for c in published)
+    network = DenseDepth(encoder(card), channels, bins, card)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a third faster
     return network
 
@@ -332,15 +239,16 @@ def load_encoder(network: DenseDepth, path: Path) -> None:
         CheckpointError: unreadable, or another network's.
     """
     state = read_state(path)
-    names = dict(network.backbone.torchvision_names())
+    names = cast("Encoder", network.backbone).torchvision_names()
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         module, _, leaf = key.removeprefix("backbone.").rpartition(".")
-        if module.startswith(("features.18", "classifier", "conv2.", "head")):
+        if module.startswith(("features.18", "classifier", "conv2.", "head", "fc")):
             continue
         renamed[f"{names.get(module, module)}.{leaf}"] = value
     if not renamed:
-        raise CheckpointError(f"{path} holds no encoder: expected MobileNetV2's names")
+        kind = type(network.backbone).__name__
+        raise CheckpointError(f"{path} holds no encoder: expected the names of a {kind}")
     load_state(
         network.backbone,
         renamed,

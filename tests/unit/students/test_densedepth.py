@@ -12,10 +12,11 @@ import torch
 
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CheckpointError, UnknownNameError
+from kdpipe.nets.mobilenet_v2 import MobileNetV2
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.students import build_network
 from kdpipe.students.base import BINS
-from kdpipe.students.densedepth import DenseDepth, MobileNetV2, build, load_encoder
+from kdpipe.students.densedepth import DenseDepth, build, load_encoder
 
 if TYPE_CHECKING:
     from kdpipe.students import StudentOutput

@@ -1,0 +1,127 @@
+"""Hu et al.'s student of 1.7 million parameters: MobileNetV2, four maps fused at half size.
+
+The names in the state dict are the published ones. The published network resizes its depth to
+228x304, the size of its images; here it is the input's, whatever that is.
+
+Reference:
+    Hu et al., "Boosting LightWeight Depth Estimation Via Knowledge Distillation",
+    https://arxiv.org/abs/2105.06143; Sandler et al., "MobileNetV2",
+    https://arxiv.org/abs/1801.04381.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdpipe.errors import CardError, CheckpointError
+from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.encoders import Normalise
+from kdpipe.nets.fusion import MultiScaleFusion, Refinement
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
+from kdpipe.students.base import StudentOutput, UniformBins
+
+if TYPE_CHECKING:
+    from kdpipe.cards import StudentCard
+
+BINS = "nyu"
+"""It has none: what range its depth is kept in, where nothing else says so."""
+
+_TAPS = (3, 6, 13, 16)
+"""Features whose output is given: 24, 32, 96 and 160 channels at 1/4 to 1/32."""
+
+_WIDTH = 16
+"""Channels that each map keeps."""
+
+_SHARPNESS = 10.0
+"""Of the floor at 0 m [1/m] in training: it lifts 0.1 m by 0.03 m and 0.5 m by less than 1 mm."""
+
+
+class MobileNet(nn.Module):
+    """The first 17 features of torchvision's MobileNetV2."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        make_torchvision_importable()
+        models = importlib.import_module("torchvision.models")
+        features = models.mobilenet_v2(weights=None, width_mult=width).features
+        self.mv2 = cast("nn.Sequential", features[: _TAPS[-1] + 1])
+        self.channels = tuple(self.mv2[tap].out_channels for tap in _TAPS)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Normalised (B, 3, H, W) -> four maps, finest first."""
+        maps = []
+        for number, feature in enumerate(self.mv2):
+            x = feature(x)
+            if number in _TAPS:
+                maps.append(x)
+        return maps
+
+
+class HuStudent(nn.Module):
+    """RGB in, depth of the input's size out; it has no bins."""
+
+    def __init__(self, card: StudentCard) -> None:
+        super().__init__()
+        self.normalise = Normalise("imagenet")
+        encoder = MobileNet(card.encoder_width)
+        self.E = encoder
+        self.MFF = MultiScaleFusion(encoder.channels, _WIDTH)
+        self.R = Refinement(_WIDTH * len(encoder.channels))
+
+    def forward(self, rgb: Tensor) -> StudentOutput:
+        """Predicts from RGB (B, 3, H, W) in [0, 1].
+
+        In evaluation depth is as published, and may be negative; in training it has a smooth floor
+        at 0 m, so that a loss may take its logarithm.
+        """
+        size = (rgb.shape[-2], rgb.shape[-1])
+        depth = self.R(self.MFF(self.E(self.normalise(rgb))), size)[:, 0]
+        if self.training:
+            depth = F.softplus(depth.float(), beta=_SHARPNESS)
+        return StudentOutput(depth, None, depth.new_empty(0))
+
+    def start_at(self, depths: Tensor) -> None:
+        """Sets the last bias so that any image gives about the median of these depths (n,) [m]."""
+        with torch.no_grad():
+            cast("Tensor", self.R.conv2.bias).fill_(depths.median().item())
+
+    def is_unused(self, key: str) -> bool:
+        """Whether the forward pass never reads this entry of the state dict: it reads all."""
+        return False
+
+
+def build(card: StudentCard, bins: UniformBins) -> HuStudent:
+    """Builds a card's network with random weights.
+
+    Raises:
+        CardError: the card asks for bins.
+    """
+    if card.head != "regression":
+        raise CardError(f"students/{card.name}: head is {card.head!r}, this family has regression")
+    return HuStudent(card)
+
+
+def load_encoder(network: HuStudent, path: Path) -> None:
+    """Fills the encoder from an ImageNet checkpoint with torchvision's names, or with ours.
+
+    Raises:
+        CheckpointError: unreadable, or another network's.
+    """
+    state = read_state(path)
+    ours = {key.removeprefix("features.").removeprefix("E.mv2."): v for key, v in state.items()}
+    last = _TAPS[-1]
+    kept = {f"mv2.{k}": v for k, v in ours.items() if k.split(".")[0] in map(str, range(last + 1))}
+    if not kept:
+        raise CheckpointError(f"{path} holds no encoder: expected the names of a MobileNetV2")
+    load_state(
+        network.E,
+        kept,
+        str(path),
+        unused=lambda key: key.endswith("num_batches_tracked"),  # older files lack it
+    )
