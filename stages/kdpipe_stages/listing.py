@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 def listing(
     kind: Annotated[
-        Kind | None, typer.Argument(help="One kind only; of teachers it says more.")
+        Kind | None, typer.Argument(help="One kind; of teachers and students it says more.")
     ] = None,
     manifests: Manifests = None,
     json: Json = False,
@@ -36,7 +36,13 @@ def listing(
 
     if kind is Kind.teachers:
         told = {name: _teacher(name, manifests) for name in card_names("teachers", manifests)}
-        say(_table(told), {"teachers": told}, json=json)
+        head = ["family", "depth", "bins", "weights", "licence"]
+        say(_table("teacher", head, told), {"teachers": told}, json=json)
+        return
+    if kind is Kind.students:
+        told = {name: _student(name, manifests) for name in card_names("students", manifests)}
+        head = list(next(iter(told.values()), {}))
+        say(_table("student", head, told), {"students": told}, json=json)
         return
     kinds = [kind] if kind else list(Kind)
     names = {one.value: card_names(one.value, manifests) for one in kinds}
@@ -57,6 +63,23 @@ def _teacher(name: str, manifests: Path | None) -> dict[str, object]:
     }
 
 
+def _student(name: str, manifests: Path | None) -> dict[str, object]:
+    from kdpipe.cards import load_student_card
+    from kdpipe.students.cost import SIZE, cost_of
+
+    card = load_student_card(name, manifests)
+    cost = cost_of(card)
+    height, width = SIZE
+    return {
+        "family": card.family,
+        "encoder": card.encoder,
+        "head": card.head,
+        "M parameters": round(cost.parameters / 1e6, 2),
+        f"GMAC at {height}x{width}": round(cost.macs / 1e9, 1),
+        "of them decoder": round(cost.decoder_macs / 1e9, 1),
+    }
+
+
 def _weights(card: TeacherCard) -> str:
     """Whether they are on this machine, and else how they come here."""
     from kdpipe.store import layout
@@ -73,12 +96,10 @@ def _weights(card: TeacherCard) -> str:
     return "downloaded by fit" if is_direct else "fetched by hand"
 
 
-def _table(told: Mapping[str, Mapping[str, object]]) -> str:
-    head = ["teacher", "family", "depth", "bins", "weights", "licence"]
-    rows = [head] + [
-        [name, *(str(values[key]) for key in head[1:])] for name, values in told.items()
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+def _table(what: str, head: Sequence[str], told: Mapping[str, Mapping[str, object]]) -> str:
+    rows = [[what, *head]]
+    rows += [[name, *(str(values[key]) for key in head)] for name, values in told.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows

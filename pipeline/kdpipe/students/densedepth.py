@@ -11,6 +11,7 @@ Reference:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -100,7 +101,9 @@ class _Expectation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, probabilities: Tensor, centers: Tensor) -> Tensor:
         ctx.save_for_backward(centers)
-        with torch.autocast(probabilities.device.type, enabled=False):
+        kind = probabilities.device.type
+        off = torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext()
+        with off:  # there is none where costs are counted without computing
             return F.conv2d(probabilities, centers.view(1, -1, 1, 1))
 
     @staticmethod
@@ -137,7 +140,8 @@ class _Head(nn.Module):
         x: Tensor = first(maps[-1])
         for block, skip in zip(blocks, reversed(maps[:-1]), strict=True):
             x = block(x, tuple(skip.shape[-2:]), skip)
-        own = (-(-size[0] // self._output_stride), -(-size[1] // self._output_stride))
+        stride = self._output_stride  # rounded up; `-(-size // stride)` is another number in ONNX
+        own = ((size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride)
         for number in range(1, self.extra_blocks + 1):
             extra = self.upsample_custom if number == 1 else self.upsample_custom2
             twice = (2 * x.shape[-2], 2 * x.shape[-1])
