@@ -24,7 +24,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.metrics.depth import depth_errors_of_valid
 from kdpipe.metrics.table import write_summary
-from kdpipe.store import Store, open_store
+from kdpipe.store import Store, StoredLogBinomial, open_store
 from kdpipe.store.layout import audit_path, store_path
 from kdpipe.store.ledger import finished, read_record
 
@@ -195,14 +195,17 @@ def _look_at_bins(here: Looked, store: Store, depth: Depth) -> Looked:
     """Entropy, confidence and expectation over a regular sample of pixels."""
     bins = store.bins(here.row)
     stride = max(1, math.isqrt(depth.size // BIN_PIXELS))
-    probabilities = bins.codec.decode(np.ascontiguousarray(bins.codes[:, ::stride, ::stride]))
-    sampled = depth[::stride, ::stride]
+    probabilities, sampled = bins.probabilities(stride), depth[::stride, ::stride]
     known = sampled > 0
     if not known.any():
         return here
+    if isinstance(bins, StoredLogBinomial):
+        centers = bins.centers(stride)[:, known]
+    else:
+        centers = bins.centers()[:, None]
     p = probabilities[:, known].astype(np.float64)
     entropy = -(p * np.log(np.maximum(p, 1e-12))).sum(axis=0)
-    expected = (p * bins.centers()[:, None]).sum(axis=0)
+    expected = (p * centers).sum(axis=0)
     return replace(
         here,
         entropy=float(entropy.mean()),

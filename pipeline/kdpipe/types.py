@@ -22,6 +22,12 @@ Codes: TypeAlias = NDArray[np.uint16]
 BinCodes: TypeAlias = NDArray[np.uint8]
 """The integers of one image's bin probabilities (K, h, w)."""
 
+PairCodes: TypeAlias = NDArray[np.uint16]
+"""The integers of one image's two-parameter distributions (2, h, w): of logit p and of ln T."""
+
+PointCodes: TypeAlias = NDArray[np.uint16]
+"""The integers of what one image's centres follow from (M,): seeds, then attractor points."""
+
 Valid: TypeAlias = NDArray[np.bool_]
 """Pixels that count (H, W)."""
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from kdpipe.codecs.companded import Companded
 from kdpipe.codecs.log16 import Log16
+from kdpipe.codecs.log_binomial import LogBinomial
 from kdpipe.errors import StoreError
 from kdpipe.strict import build
 
-__all__ = ["CODECS", "Companded", "Log16", "codec_of"]
+__all__ = ["CODECS", "Codec", "Companded", "Log16", "LogBinomial", "codec_of"]
 
-CODECS: dict[str, type[Log16] | type[Companded]] = {"log16": Log16, "companded": Companded}
+Codec: TypeAlias = Log16 | Companded | LogBinomial
+"""Any of them."""
+
+CODECS: dict[str, type[Codec]] = {
+    "log16": Log16,
+    "companded": Companded,
+    "log-binomial": LogBinomial,
+}
 
 
-def codec_of(values: Mapping[str, object], where: str) -> Log16 | Companded:
+def codec_of(values: Mapping[str, object], where: str) -> Codec:
     """Makes a codec from what its `to_json` gave.
 
     Args:
@@ -32,5 +41,5 @@ def codec_of(values: Mapping[str, object], where: str) -> Log16 | Companded:
             f"{', '.join(sorted(CODECS))}: open it with the version that wrote it"
         )
     rest = {key: value for key, value in values.items() if key != "codec"}
-    codec: Log16 | Companded = build(CODECS[name], rest, where)
+    codec: Codec = build(CODECS[name], rest, where)
     return codec

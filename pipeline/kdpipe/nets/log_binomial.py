@@ -58,6 +58,14 @@ class LogBinomialBins:
     domain_logits: Tensor | None = None
     """(B, D): what the router thought of each head, where there are several."""
 
+    def of(self, number: int) -> LogBinomialBins:
+        """Those of one image of the batch."""
+        one = slice(number, number + 1)
+        logits = None if self.domain_logits is None else self.domain_logits[one]
+        attractors = tuple(points[one] for points in self.attractors)
+        p, temperature = self.p[one], self.temperature[one]
+        return LogBinomialBins(p, temperature, self.seeds[one], attractors, self.span, logits)
+
     def probabilities(self) -> Tensor:
         """(B, K, h, w) float32, sum 1 over K."""
         return log_binomial(self.p, self.temperature, self.seeds.shape[1])

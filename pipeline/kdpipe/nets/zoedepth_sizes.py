@@ -65,6 +65,11 @@ class Sizes:
     is padded by reflection, which spares the borders, and resized near `target` without distortion;
     depth comes back bicubically."""
 
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Attractor points on each map, as the network gives them."""
+        return (16,) * len(self.attractors) if self.domains else self.attractors
+
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "feed_forward", "image", "fusion", "relative"):
             if getattr(self, name) < 1:

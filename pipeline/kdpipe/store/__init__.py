@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from kdpipe.store.reader import Store, StoredBins, open_store
+from kdpipe.store.bins import StoredBins, StoredLogBinomial
+from kdpipe.store.reader import Store, open_store
 
-__all__ = ["Store", "StoredBins", "open_store"]
+__all__ = ["Store", "StoredBins", "StoredLogBinomial", "open_store"]

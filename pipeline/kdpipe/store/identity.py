@@ -13,7 +13,7 @@ from kdpipe.store import layout
 
 if TYPE_CHECKING:
     from kdpipe.cards import DataCard, TeacherCard
-    from kdpipe.codecs import Companded, Log16
+    from kdpipe.codecs import Codec
 
 Identity = dict[str, object]
 """Plain JSON values, nested; every leaf is compared."""
@@ -25,7 +25,7 @@ def identity_of(
     *,
     weights: Mapping[str, str],
     rule: str,
-    codecs: Mapping[str, Log16 | Companded],
+    codecs: Mapping[str, Codec],
     shard_rows: int,
     precision: str = "fp32",
 ) -> Identity:

@@ -122,6 +122,8 @@ def shard_path(store: Path, array: str, shard: int, dimensions: int) -> Path:
 
 
 def record_path(store: Path, shard: int) -> Path:
+BIN_PAIR = "bins/pair"
+BIN_POINTS = "bins/points"
     """The ledger record that makes a shard count."""
     return store / "ledger" / f"{shard:07d}.json"
 

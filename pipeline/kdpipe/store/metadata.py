@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
-from kdpipe.codecs import Companded, Log16, codec_of
+from kdpipe.codecs import Codec, Log16, LogBinomial, codec_of
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, read_json, write_atomically
@@ -76,7 +74,7 @@ class StoreInfo:
     @property
     def has_bins(self) -> bool:
         """Whether probabilities are kept."""
-        return any(one.name == layout.BIN_CODES for one in self.arrays)
+        return any(one.name in (layout.BIN_CODES, layout.BIN_PAIR) for one in self.arrays)
 
     def array(self, name: str) -> ArrayFormat:
         """One array's format.
@@ -92,7 +90,7 @@ class StoreInfo:
             "bins, or params.yaml said store.bins: false when it was taught"
         )
 
-    def codec(self, name: str) -> Log16 | Companded:
+    def codec(self, name: str) -> Codec:
         """The codec of `depth` or `bins`."""
         codecs = cast("dict[str, dict[str, object]]", self.identity["codecs"])
         return codec_of(codecs[name], f"the store of {self.teacher} over {self.data}")
@@ -108,15 +106,16 @@ class StoreInfo:
     @property
     def raw_bytes(self) -> int:
         """Of one row before it is packed."""
-        return sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in self.arrays)
+        return sum(one.raw_bytes for one in self.arrays)
 
 
-def formats(native: tuple[int, int], bins: int | None) -> tuple[ArrayFormat, ...]:
+def formats(native: tuple[int, int], bins: int | LogBinomial | None) -> tuple[ArrayFormat, ...]:
     """The arrays of a store.
 
     Args:
-        native: largest native size (h, w) [pixels].
-        bins: number K of a free distribution's bins; None: no probabilities are kept.
+        native: largest native height and width [pixels].
+        bins: number K of a free distribution's bins, or the codec of a two-parameter one; None: no
+            probabilities are kept.
     """
     h, w = native
     fields = (len(layout.EXTENT_FIELDS),)
@@ -124,7 +123,13 @@ def formats(native: tuple[int, int], bins: int | None) -> tuple[ArrayFormat, ...
         ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "pcodec"),
         ArrayFormat(layout.EXTENT, "float64", fields, ("field",), "none"),
     ]
-    if bins is not None:
+    if isinstance(bins, LogBinomial):
+        points = (bins.points(native),)
+        arrays += [
+            ArrayFormat(layout.BIN_PAIR, "uint16", (2, h, w), ("parameter", "y", "x"), "pcodec"),
+            ArrayFormat(layout.BIN_POINTS, "uint16", points, ("point",), "pcodec"),
+        ]
+    elif bins is not None:
         arrays += [
             ArrayFormat(layout.BIN_CODES, "uint8", (bins, h, w), ("bin", "y", "x"), "zstd"),
             ArrayFormat(layout.BIN_EDGES, "float32", (bins + 1,), ("edge",), "none"),
@@ -242,6 +247,28 @@ def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
     if one.name == layout.BIN_CODES:
         formula = "p ~ max((code / (levels - 1))**2, floor), divided by its sum over the bins"
         return {"codec": info.codec("bins").to_json(), "formula": formula}
+    if one.name in (layout.BIN_PAIR, layout.BIN_POINTS):
+        return _log_binomial(one, cast("LogBinomial", info.codec("bins")))
     if one.name == layout.EXTENT:
         return {"fields": list(layout.EXTENT_FIELDS)}
     return {"units": "m"}
+
+
+def _log_binomial(one: ArrayFormat, codec: LogBinomial) -> dict[str, object]:
+    *pair, point = codec.steps
+    formula = (
+        "code of a row = sum of the values of the map's rows up to it, modulo 65536; logit p = "
+        "steps[0] * (code - 1) - ln 1e4, ln T = steps[1] * (code - 1) + ln coldest, code 0 is no "
+        "number; probability ~ exp((ln C(K - 1, k) + k * logit p) / T), ln C(n, k) = n ln n - k ln "
+        "k - (n - k) ln(n - k)"
+    )
+    if one.name == layout.BIN_PAIR:
+        return {"codec": codec.to_json(), "steps": pair, "formula": formula}
+    formula = (
+        "maps one after the other: K seeds, then attractors of each finer map; codes as in pair; "
+        "point = offset * (exp(step * (code - 1)) - 1) [m, or part of the span]; on each map, "
+        "resized with aligned corners, a centre c moves by the mean over its points a of (a - c) / "
+        "(1 + 300 * (a - c)**2)"
+    )
+    values = {"step": point, "offset": codec.point_offset, "formula": formula}
+    return {**values, "max_center_error": list(codec.max_center_error)}

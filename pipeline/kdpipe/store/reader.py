@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from kdpipe.codecs import LogBinomial
 from kdpipe.errors import StoreError
 from kdpipe.store import layout
+from kdpipe.store.bins import StoredBins, StoredLogBinomial
 from kdpipe.store.frame import RULES, Window, to_frame
 from kdpipe.store.identity import compare, teacher_identity
 from kdpipe.store.ledger import Record, check_record, finished, read_record
@@ -29,29 +30,7 @@ if TYPE_CHECKING:
 
     from kdpipe.cards import TeacherCard
     from kdpipe.codecs import Companded, Log16
-    from kdpipe.types import BinCodes, Depth
-
-
-@dataclass(frozen=True)
-class StoredBins:
-    """One image's distribution over depth bins, at native size; codes are never interpolated."""
-
-    codes: BinCodes
-    """(K, h, w)."""
-
-    edges: NDArray[np.float32]
-    """(K + 1,) [m], rising."""
-
-    codec: Companded
-
-    def probabilities(self) -> NDArray[np.float32]:
-        """(K, h, w), summing to 1 over K, within the codec's bound of the teacher's own."""
-        return self.codec.decode(self.codes)
-
-    def centers(self) -> NDArray[np.float32]:
-        """Middle of each bin (K,) [m]."""
-        middle: NDArray[np.float32] = np.float32(0.5) * (self.edges[:-1] + self.edges[1:])
-        return middle
+    from kdpipe.types import Depth
 
 
 class Store:
@@ -174,20 +153,34 @@ class Store:
             return np.zeros(frame if part is None else (part.height, part.width), np.float32)
         return to_frame(self.native_depth(row), frame, part, self.info.rule)
 
-    def bins(self, row: int) -> StoredBins:
+    def bins(self, row: int) -> StoredBins | StoredLogBinomial:
         """Probabilities over bins, at native size.
+
+        Returns:
+            What the teacher's kind of distribution is kept as: `StoredLogBinomial` of ZoeDepth.
 
         Raises:
             IndexError: `row` lies outside [0, len).
             StoreError: the store has no bins, the row is not finished or has no depth, or its
                 bytes changed on disk.
         """
-        codes, edges = self._chunk(layout.BIN_CODES, row), self._chunk(layout.BIN_EDGES, row)
-        if codes is None or edges is None:
-            raise StoreError(f"row {row} of {self.path} has no bins: its image could not be read")
+        codec = self.info.codec("bins") if self.info.has_bins else None
+        if isinstance(codec, LogBinomial):
+            pair, points = self._both(row, layout.BIN_PAIR, layout.BIN_POINTS)
+            height, width = self.extent(row)
+            with _decoding(self.path):
+                count = codec.points((height, width))
+            return StoredLogBinomial(pair[:, :height, :width], points[:count], codec)
+        codes, edges = self._both(row, layout.BIN_CODES, layout.BIN_EDGES)
         height, width = self.extent(row)
-        codec = cast("Companded", self.info.codec("bins"))
-        return StoredBins(codes[:, :height, :width], edges, codec)
+        return StoredBins(codes[:, :height, :width], edges, cast("Companded", codec))
+
+    def _both(self, row: int, *names: str) -> list[Array]:
+        """One row of each of some arrays of bins."""
+        chunks = [chunk for name in names if (chunk := self._chunk(name, row)) is not None]
+        if len(chunks) < len(names):
+            raise StoreError(f"row {row} of {self.path} has no bins: its image could not be read")
+        return chunks
 
     def _record(self, shard: int) -> Record:
         if shard not in self._records:

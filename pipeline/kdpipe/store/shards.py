@@ -11,6 +11,7 @@ https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.htm
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -49,7 +50,13 @@ class ArrayFormat:
     """A name for each of them, without the row's own."""
 
     packing: Packing
-    """pcodec for depth, zstd for bin codes, nothing for what does not shrink."""
+    """pcodec for codes that are smooth, zstd for those of a free distribution, nothing for what
+    does not shrink."""
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of one row before it is packed."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @cached_property
     def codecs(self) -> list[dict[str, object]]:

@@ -141,8 +141,6 @@ def run(
     try:
         if info is None:
             seen = pool.measure(frame_sizes(rows))
-            if card.bins == "log-binomial" and subject.params.bins:
-                log.info("%s: its log-binomial bins are not stored yet, only depth", card.name)
             info = plans.create(path, subject.identity(seen.rule), length, seen)
         plan = plans.make_plan(
             path,

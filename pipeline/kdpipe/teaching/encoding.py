@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from kdpipe.codecs import LogBinomial
 from kdpipe.errors import StoreError
 from kdpipe.store import layout
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdpipe.codecs import Companded, Log16
+    from kdpipe.nets.log_binomial import LogBinomialBins
     from kdpipe.rows import Row
     from kdpipe.store.metadata import StoreInfo
     from kdpipe.store.shards import Array
@@ -30,7 +32,7 @@ class Encoder:
         self.info = info
         self.writer = writer
         self._depth = cast("Log16", info.codec("depth"))
-        self._bins = cast("Companded", info.codec("bins")) if info.has_bins else None
+        self._bins = info.codec("bins") if info.has_bins else None
         self._nearest, self._farthest = np.inf, 0.0
         self._sum, self._known, self._pixels, self._outside = 0.0, 0, 0, 0
         self._bins_gap = 0.0
@@ -56,13 +58,7 @@ class Encoder:
             if self._bins is not None:
                 if out.bins is None:
                     raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
-                bins = cast("Bins", out.bins)  # only a free distribution has this codec
-                probabilities = _numpy(bins.probabilities()[at])
-                centers = _numpy(bins.centers()[at])
-                codes = self._bins.encode(probabilities)
-                values[layout.BIN_CODES] = self._padded(codes, layout.BIN_CODES)
-                values[layout.BIN_EDGES] = _numpy(bins.edges[at])
-                self._compare(depth, probabilities, centers)
+                values |= self._encode(out.bins, at, depth)
             self.writer.put(number, values)
 
     def put_bad(self, number: int, row: Row) -> None:
@@ -99,11 +95,31 @@ class Encoder:
             inside = (known >= self._depth.near) & (known <= self._depth.far)
             self._outside += int(known.size - np.count_nonzero(inside))
 
-    def _compare(
-        self, depth: Depth, probabilities: NDArray[np.float32], centers: NDArray[np.float32]
-    ) -> None:
-        expected = (centers @ probabilities.reshape(len(centers), -1)).reshape(depth.shape)
-        gaps = np.abs(expected - depth)
+    def _encode(self, bins: Bins | LogBinomialBins, at: int, depth: Depth) -> dict[str, Array]:
+        """One image's distribution, and how far its expectation is from the depth."""
+        if isinstance(self._bins, LogBinomial):
+            one = cast("LogBinomialBins", bins).of(at)
+            # On the teacher's device: of the two volumes nothing but a map leaves it.
+            expected = one.probabilities().mul_(one.centers()).sum(dim=1)
+            self._compare(depth, _numpy(expected[0]))
+            pair = self._bins.encode(_numpy(one.p[0]), _numpy(one.temperature[0]))
+            maps = [_numpy(level[0]) for level in one.attractors]
+            points = self._bins.encode_points(_numpy(one.seeds[0]), maps)
+            return {
+                layout.BIN_PAIR: self._padded(pair, layout.BIN_PAIR),
+                layout.BIN_POINTS: self._padded(points, layout.BIN_POINTS),
+            }
+        free = cast("Bins", bins)
+        probabilities, centers = _numpy(free.probabilities()[at]), _numpy(free.centers()[at])
+        self._compare(depth, centers @ probabilities.reshape(len(centers), -1))
+        codes = cast("Companded", self._bins).encode(probabilities)
+        return {
+            layout.BIN_CODES: self._padded(codes, layout.BIN_CODES),
+            layout.BIN_EDGES: _numpy(free.edges[at]),
+        }
+
+    def _compare(self, depth: Depth, expected: NDArray[np.float32]) -> None:
+        gaps = np.abs(expected.reshape(depth.shape) - depth)
         self._bins_gap = max(
             self._bins_gap, float(np.max(gaps, where=np.isfinite(gaps), initial=0))
         )

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from kdpipe.codecs import Companded, Log16
+from kdpipe.codecs import Codec, Companded, Log16, LogBinomial, codec_of
 from kdpipe.errors import StaleStoreError, StoreError
+from kdpipe.nets.zoedepth_sizes import Sizes
 from kdpipe.store import identity as identities
 from kdpipe.store import layout
 from kdpipe.store.disk import disk_errors
 from kdpipe.store.ledger import Record, check_record, finished, read_record
 from kdpipe.store.metadata import StoreInfo, formats, read_info, write_info
+from kdpipe.strict import build
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
@@ -32,7 +34,7 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
-_GUESSED_PACKING = 40
+_GUESSED_PACKING = {"pcodec": 4, "zstd": 40, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
 
@@ -70,11 +72,12 @@ class Subject:
             shard_rows: images in a shard; None: as a new store would have.
         """
         card, params = self.card, self.params
-        codecs: dict[str, Log16 | Companded] = {
+        codecs: dict[str, Codec] = {
             "depth": Log16(card.min_depth, _BEYOND * card.max_depth, params.max_relative_error)
         }
-        if card.bins == "companded" and params.bins:
-            codecs["bins"] = Companded()
+        bins = _bins_codec(card)
+        if bins is not None and params.bins:
+            codecs["bins"] = bins
         return identities.identity_of(
             card,
             self.rows.card,
@@ -93,7 +96,10 @@ def create(path: Path, identity: identities.Identity, length: int, seen: Measure
         StoreError: the disk refuses.
     """
     codecs = cast("Mapping[str, object]", identity["codecs"])
-    bins = seen.bins if "bins" in codecs else None
+    bins: int | LogBinomial | None = None
+    if "bins" in codecs:
+        codec = codec_of(cast("Mapping[str, object]", codecs["bins"]), str(path))
+        bins = codec if isinstance(codec, LogBinomial) else seen.bins
     info = StoreInfo(identity=identity, rows=length, arrays=formats(seen.native, bins))
     with disk_errors(path):
         write_info(path, info)
@@ -184,7 +190,8 @@ def check_space(path: Path, plan: Plan) -> None:
     """
     images = sum(one.stop - one.start for one in plan.kept)
     taught = sum(one.bytes for one in plan.kept)
-    row = taught / images if images else plan.info.raw_bytes / _GUESSED_PACKING
+    guess = sum(one.raw_bytes / _GUESSED_PACKING[one.packing] for one in plan.info.arrays)
+    row = taught / images if images else guess
     needed, free = int(row * plan.images), shutil.disk_usage(path).free
     if needed > free:
         raise StoreError(
@@ -219,6 +226,17 @@ def _check_rows(path: Path, record: Record, rows: Rows) -> None:
     for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
         if before != after:
             found = "the data set has no such row now" if after is None else f"now it is {after!r}"
+def _bins_codec(card: TeacherCard) -> Companded | LogBinomial | None:
+    """How the card's kind of distribution is kept."""
+    if card.bins == "companded":
+        return Companded()
+    if card.bins == "none":
+        return None
+    sizes = build(Sizes, card.network, f"teachers/{card.name}: network")
+    span = (card.min_depth, card.max_depth) if sizes.centers == "normed" else None
+    return LogBinomial(bins=sizes.bins, attractors=sizes.points, span=span)
+
+
             raise StaleStoreError(
                 f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
                 "end; restore their order, or remove the store and its manifest and teach again"

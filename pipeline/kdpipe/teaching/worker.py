@@ -69,6 +69,8 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+    """Of a free distribution."""
+
 class Step:
     """Progress: so many images more."""
 
@@ -156,7 +158,7 @@ class Worker:
             except torch.OutOfMemoryError as error:
                 raise self._too_large(height, width) from error
             natives.append((int(out.depth.shape[1]), int(out.depth.shape[2])))
-            # Of a distribution that is no free one only the depth is kept: it has no codec yet.
+            # The codec of a two-parameter distribution knows how many bins it has.
             bins = int(out.bins.edges.shape[1]) - 1 if isinstance(out.bins, Bins) else None
             rule = out.rule
         if not natives:

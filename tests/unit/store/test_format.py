@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from tests.unit.store.conftest import BAD, BINS, NATIVE, ROWS, MakeStore, info_of, row_of
+from tests.unit.store.conftest import BAD, BINS, CODEC, NATIVE, ROWS, MakeStore, info_of, row_of
 
 from kdpipe.errors import StoreError
-from kdpipe.store import layout, open_store
+from kdpipe.store import StoredBins, layout, open_store
 from kdpipe.store.metadata import formats, read_info, write_info
 from kdpipe.store.shards import ArrayFormat, ShardIndex
 
@@ -46,11 +46,12 @@ def test_plain_zarr_reads_every_array_as_our_reader_does(make_store: MakeStore) 
             assert not codes.any()
             assert not arrays[layout.BIN_CODES][number].any()
             continue
-        table = store.info.codec("depth").table
-        assert np.array_equal(table[codes[:height, :width]], store.native_depth(number))
+        depth = CODEC.table[codes[:height, :width]]
+        assert np.array_equal(depth, store.native_depth(number))
         assert not codes[height:].any()
         assert not codes[:, width:].any()
         bins = store.bins(number)
+        assert isinstance(bins, StoredBins)
         assert np.array_equal(arrays[layout.BIN_CODES][number, :, :height, :width], bins.codes)
         assert np.array_equal(arrays[layout.BIN_EDGES][number], bins.edges)
         assert arrays[layout.EXTENT][number].tolist()[:2] == [height, width]

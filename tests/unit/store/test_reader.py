@@ -14,7 +14,7 @@ from tests.unit.store.conftest import BAD, ROWS, MakeStore, info_of, row_of
 
 from kdpipe.cards import load_teacher_card
 from kdpipe.errors import StaleStoreError, StoreError
-from kdpipe.store import Store, layout, ledger, open_store
+from kdpipe.store import Store, StoredBins, layout, ledger, open_store
 from kdpipe.store.frame import to_frame
 
 
@@ -23,7 +23,8 @@ def total(store: Store) -> float:
     numbers = range(len(store))
     depth = sum(float(store.depth(number).sum()) for number in numbers)
     bins = [store.bins(number) for number in numbers if store.known(number)]
-    return depth + sum(float(one.codes.sum()) + float(one.edges.sum()) for one in bins)
+    free = [one for one in bins if isinstance(one, StoredBins)]
+    return depth + sum(float(one.codes.sum()) + float(one.edges.sum()) for one in free)
 
 
 def test_depth_and_bins_are_within_their_bounds(make_store: MakeStore) -> None:
@@ -50,6 +51,7 @@ def test_depth_and_bins_are_within_their_bounds(make_store: MakeStore) -> None:
         assert np.array_equal(whole, to_frame(native, (2 * height, 2 * width)))
         assert np.array_equal(store.depth(number, (1, 2, 4, 5)), whole[1:5, 2:7])
         bins = store.bins(number)
+        assert isinstance(bins, StoredBins)
         assert np.array_equal(bins.edges, row.edges)
         np.testing.assert_allclose(bins.centers(), (row.edges[1:] + row.edges[:-1]) / 2, rtol=1e-6)
         gap = np.linalg.norm(np.sqrt(bins.probabilities()) - np.sqrt(row.probabilities), axis=0)

@@ -24,7 +24,7 @@ from kdpipe.errors import (
     StoreError,
 )
 from kdpipe.rows import Rows, make_rows, write_rows
-from kdpipe.store import layout, ledger, open_store
+from kdpipe.store import StoredBins, layout, ledger, open_store
 from kdpipe.store.claims import Claim
 from kdpipe.store.metadata import read_info
 from kdpipe.store.summary import summarise
@@ -68,9 +68,10 @@ def test_the_store_is_what_the_teacher_said_within_the_bound(batch_size: int) ->
         in_frame = said.depth_in_frame(row.height, row.width)[0]
         np.testing.assert_allclose(store.depth(number), in_frame, rtol=1.01e-3)
         assert isinstance(said.bins, Bins)
-        bins, codec = store.bins(number), store.bins(number).codec
+        bins = store.bins(number)
+        assert isinstance(bins, StoredBins)
         roots = np.sqrt(said.bins.probabilities()[0].numpy())
-        bound = 2 * np.sqrt(len(roots)) * codec.max_root_error
+        bound = 2 * np.sqrt(len(roots)) * bins.codec.max_root_error
         assert np.linalg.norm(np.sqrt(bins.probabilities()) - roots, axis=0).max() <= bound
         assert np.array_equal(bins.edges, said.bins.edges[0].numpy())
 
