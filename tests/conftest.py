@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 
 from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
-from kdpipe.codecs import Log16
+from kdpipe.codecs import Companded, Log16, LogBinomial
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.claims import Claim
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth, Image
 
 HEIGHT, WIDTH = 48, 64
+BINS = 24
+"""Of a tiny store that keeps free ones: up to about 12 m."""
 
 # Before any test loads torch, as the command line does: spinning threads starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -106,6 +108,7 @@ def make_tiny_store() -> MakeStore:
         taught: int | None = None,
         bad: tuple[int, ...] = (),
         rule: str = BILINEAR,
+        bins: Companded | LogBinomial | None = None,
     ) -> Store:
         card: TeacherCard = load_teacher_card(teacher)
         native = (HEIGHT // 2, WIDTH // 2)
@@ -116,10 +119,11 @@ def make_tiny_store() -> MakeStore:
             rows.card,
             weights={"sha256": "0" * 64, "source": "perfect"},
             rule=rule,
-            codecs={"depth": codec},
+            codecs={"depth": codec} if bins is None else {"depth": codec, "bins": bins},
             shard_rows=2,
         )
-        info = StoreInfo(identity=identity, rows=len(rows), arrays=formats(native, None))
+        kind = BINS if isinstance(bins, Companded) else bins
+        info = StoreInfo(identity=identity, rows=len(rows), arrays=formats(native, kind))
         write_info(path, info)
         for shard in range(info.shards):
             start, stop = info.rows_of(shard)
@@ -170,4 +174,28 @@ def put(
     values: dict[str, NDArray[Any]] = {layout.EXTENT: extent}
     if known:
         values[layout.DEPTH] = codec.encode(native)
+    if known and writer.info.has_bins:
+        values |= bins_values(writer.info.codec("bins"), native, number)
     writer.put(number, values)
+
+
+def bins_values(codec: object, depth: Depth, number: int) -> dict[str, NDArray[Any]]:
+    """Bins whose mean is the depth: exactly in free ones, roughly in two-parameter ones."""
+    if isinstance(codec, LogBinomial):
+        share = ((depth - 0.5) / 9.5).clip(1e-3, 1 - 1e-3)
+        centers = np.linspace(0.5, 10, codec.bins, dtype=np.float32)
+        seeds, *maps = codec.shapes((depth.shape[0], depth.shape[1]))
+        away = [np.full(shape, 1e6, np.float32) for shape in maps]
+        points = codec.encode_points(np.broadcast_to(centers[:, None, None], seeds), away)
+        pair = codec.encode(share, np.full_like(share, 0.2))
+        return {layout.BIN_PAIR: pair, layout.BIN_POINTS: points}
+    assert isinstance(codec, Companded)
+    rng = np.random.default_rng(number)
+    edges = np.concatenate(([0.0], rng.uniform(0.3, 0.7, BINS).cumsum())).astype(np.float32)
+    centers = 0.5 * (edges[1:] + edges[:-1])
+    above = np.searchsorted(centers, depth).clip(1, BINS - 1)
+    part = (depth - centers[above - 1]) / (centers[above] - centers[above - 1])
+    probabilities = np.zeros((BINS, *depth.shape), np.float32)
+    np.put_along_axis(probabilities, above[None] - 1, 1 - part[None], 0)
+    np.put_along_axis(probabilities, above[None], part[None], 0)
+    return {layout.BIN_CODES: codec.encode(probabilities), layout.BIN_EDGES: edges}

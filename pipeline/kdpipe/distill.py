@@ -26,7 +26,7 @@ from kdpipe.training.loop import (
     seed_everything,
     train,
 )
-from kdpipe.training.methods import check_inputs, loss_of
+from kdpipe.training.methods import check_bins, check_inputs, loss_of, reads_bins
 from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
 from kdpipe.training.validation import Validation
@@ -100,6 +100,7 @@ def run(
     settings = (params or load_params()).distill_of(student)
     rows = [read_rows(layout.rows_path(name)) for name in (data, *aux)]
     stores = [_open(one.name, teacher, manifests) for one in rows] if teacher is not None else []
+    check_bins(how, card, stores)
     name = layout.Run(
         data=data,
         aux=tuple(aux),
@@ -197,6 +198,7 @@ def _parts(
             stores=[stores[place]] if stores else [],
             transform=augment,
             with_truth=place == 0 and bool(method.truth),
+            with_bins=reads_bins(method),
         )
         _say_coverage(part, on_missing)
         parts.append(part)

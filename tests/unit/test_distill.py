@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from kdpipe import distill
+from kdpipe.cards import load_method, load_student_card
+from kdpipe.codecs import Companded, LogBinomial
 from kdpipe.errors import DataError, StaleStoreError, StoreError, TrainingError, UnknownNameError
 from kdpipe.params import Params, TrainParams
 from kdpipe.rows import Rows
 from kdpipe.store import Store, layout
 from kdpipe.students import load_student
+from kdpipe.training.methods import check_bins
 
 STUDENT = "mobilenetv2-small"
 TEACHER = "adabins-small"
@@ -66,6 +69,45 @@ def test_a_student_learns_from_store_and_pool(
     student = load_student(done.path)
     assert student.size == (32, 48)
     assert (done.path / "last.pt").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("codec", [Companded(), LogBinomial(bins=16, attractors=(2, 1))])
+def test_a_student_learns_the_teacher_s_own_bins(
+    codec: Companded | LogBinomial, make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows, pool = make_tiny(), make_tiny("pool", train=4, val=0, labelled=False, first=50)
+    make_tiny_store(rows, bins=codec, bad=(1,))
+    make_tiny_store(pool, bins=codec)
+    how = replace(SHORT, steps=16, validate_every=8, scale=(1.0, 1.2), learning_rate=3e-3)
+
+    done = distill.run(
+        STUDENT,
+        "tiny",
+        teacher=TEACHER,
+        aux=["pool"],
+        method="bins",
+        params=Params(distill={STUDENT: how}),
+        device="cpu",
+    )
+
+    assert done.run == f"tiny+pool_{TEACHER}_{STUDENT}_bins_s0"
+    curve = (done.path / "dvclive/plots/metrics/train/loss.tsv").read_text().splitlines()[1:]
+    first, last = (float(line.split("\t")[1]) for line in curve)
+    assert last < 0.9 * first
+
+
+def test_bins_that_are_not_there_are_one_line_before_training(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    make_tiny_store(make_tiny())
+    how = {"teacher": TEACHER, "method": "bins", "params": PARAMS, "device": "cpu"}
+
+    with pytest.raises(TrainingError, match=r"adabins-small.zarr keeps none: take a teacher with"):
+        distill.run(STUDENT, "tiny", **how)  # type: ignore[arg-type]
+
+    card = load_student_card(STUDENT)
+    with pytest.raises(TrainingError, match=r"has a regression head: expected `head: dpm`"):
+        check_bins(load_method("bins"), replace(card, head="regression"), [])
 
 
 def test_the_baseline_needs_no_store(make_tiny: MakeRows) -> None:

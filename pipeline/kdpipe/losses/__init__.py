@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdpipe.errors import CardError
-from kdpipe.losses.bins import chamfer
+from kdpipe.losses.bins import TeacherBins, bins_loss, chamfer, project
 from kdpipe.losses.domain import domain_loss
 from kdpipe.losses.dpm import dpm_loss, dpm_target
 from kdpipe.losses.hu import hu
@@ -23,18 +23,22 @@ from kdpipe.losses.ssim import known_ssim, ssim
 from kdpipe.losses.tie_kd import TieKd, form_of, tie_kd
 
 __all__ = [
+    "BINS_LOSSES",
     "DISTILLATION_LOSSES",
     "TRUTH_LOSSES",
     "Loss",
     "Prediction",
     "SilogForm",
+    "TeacherBins",
     "TieKd",
+    "bins_loss",
     "chamfer",
     "domain_loss",
     "dpm_loss",
     "dpm_target",
     "hu",
     "known_ssim",
+    "project",
     "silog",
     "ssim",
     "tie_kd",
@@ -59,6 +63,7 @@ class Prediction(Protocol):
 
 Options: TypeAlias = Mapping[str, object]
 Loss: TypeAlias = Callable[[Prediction, Tensor, Tensor, Options], Tensor]
+BinsLoss: TypeAlias = Callable[[Prediction, TeacherBins, Tensor, Options], Tensor]
 
 
 def _depth_at(output: Prediction, target: Tensor) -> Tensor:
@@ -105,6 +110,12 @@ def _tie_kd(output: Prediction, target: Tensor, valid: Tensor, options: Options)
     return tie_kd(depth, output.probabilities, output.centers, target, valid, form=form)
 
 
+def _bins(output: Prediction, teacher: TeacherBins, known: Tensor, _options: Options) -> Tensor:
+    if output.probabilities is None:
+        raise CardError("bins: the student has no bins, expected `head: dpm` in its card")
+    return bins_loss(output.probabilities, output.centers, teacher, known)
+
+
 def _ssim(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
     some = valid.flatten(1).any(dim=1)
     lost = 1 - ssim(_depth_at(output, target), target)
@@ -140,3 +151,6 @@ DISTILLATION_LOSSES: Mapping[str, Loss] = {
 }
 """Against a teacher's stored depth. `ssim`, `mse` and `si` are TIE-KD's Res-KD baselines, whose
 published weight of 1 - SSIM is 1.5."""
+
+BINS_LOSSES: Mapping[str, BinsLoss] = {"bins": _bins}
+"""Against a teacher's stored distribution, which takes the place of `target`."""

@@ -1,9 +1,183 @@
-"""Losses on where the bins lie: AdaBins' Chamfer distance."""
+"""Losses on bins: a teacher's own distribution over them, and where AdaBins' lie."""
 
 from __future__ import annotations
 
+import math
+from typing import Any, Protocol, TypeAlias
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_CHUNK = 2**18
+"""Probabilities handled at once: a chunk and its temporaries stay in the processor's cache."""
+
+_CHUNK_ON_A_GPU = 2**24
+"""There a chunk must be worth its launches: 64 MiB for it, and for each of its temporaries."""
+
+_EPSILON = 1e-7
+
+Where: TypeAlias = tuple[slice, slice] | tuple[Tensor, Tensor]
+"""Rows and columns of cells: a block of them, or an index of each."""
+
+
+class TeacherBins(Protocol):
+    """A batch of a teacher's distributions, at the cells of its native maps or windows of them."""
+
+    @property
+    def count(self) -> int:
+        """K, of the teacher's bins."""
+
+    def places(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Rows and columns, fractions of cells, (B, h, w) each, of the pixels of a map (h, w)."""
+
+    def cells(self, image: int, where: Where) -> tuple[Tensor, Tensor]:
+        """Probabilities (K, ...) of cells, up to a factor, and centers (K,) or (K, ...) [m]."""
+
+
+def project(probabilities: Tensor, theirs: Tensor, centers: Tensor) -> Tensor:
+    """Moves distributions to other bins and keeps their mean.
+
+    The mass p of a center t between neighbours a <= t <= b is split linearly:
+
+        p * (b - t) / (b - a)  to a,   p * (t - a) / (b - a)  to b
+
+    so a and b together have its mass and its mean. Mass before the first or behind the last center
+    goes there: the range has no more.
+
+    Args:
+        probabilities: (K, ...), not negative.
+        theirs: their centers [m], in any order: (K,), or (K, ...) where each cell has its own.
+        centers: mid-points of the new bins (N,) [m], rising, at least two.
+
+    Returns:
+        (N, ...), whose sum over N is that of `probabilities` over K.
+    """
+    above = torch.searchsorted(centers, theirs.contiguous()).clamp_(1, len(centers) - 1)
+    low, high = centers[above - 1], centers[above]
+    share = ((theirs - low) / (high - low)).clamp_(0, 1)  # of the upper neighbour
+    if theirs.ndim == 1:
+        split = probabilities.new_zeros(len(centers), len(theirs))
+        column = torch.arange(len(theirs), device=theirs.device)
+        split[above - 1, column] = 1 - share
+        split[above, column] = share
+        moved = split @ probabilities.reshape(len(theirs), -1)
+        return moved.view(-1, *probabilities.shape[1:])
+    moved = probabilities.new_zeros(len(centers), *probabilities.shape[1:])
+    upper = share.mul_(probabilities)
+    moved.scatter_add_(0, above, upper)
+    return moved.scatter_add_(0, above.sub_(1), probabilities - upper)
+
+
+def bins_loss(
+    probabilities: Tensor, centers: Tensor, teacher: TeacherBins, known: Tensor | None = None
+) -> Tensor:
+    """How far a student's bins are from the teacher's own distribution.
+
+        mean over pixels of  sum_i q_i * ln(q_i / (s_i + 1e-7))
+
+    Kullback-Leibler divergence, teacher against student. q is the teacher's distribution at its
+    native cells, moved to the student's bins by `project`, then interpolated bilinearly: so the
+    mean of q is the interpolated mean of the cells, and codes and centers are never interpolated.
+    Bilinearly whatever rule the store has for depth: a bicubic mixture may be negative.
+
+    Expansion, projection and gradient are made chunk by chunk: beside `probabilities` only one
+    tensor of their size exists.
+
+    Args:
+        probabilities: the student's s (B, N, H, W), at any size.
+        centers: mid-points of the student's bins (N,) [m], rising.
+        teacher: its bins.
+        known: pixels that count (B, ., .), bool; of another size than s where its corners are the
+            same, and a pixel of s then counts if all known ones about it do. None: all.
+
+    Returns:
+        A scalar; 0 where no pixel counts.
+
+    Reference:
+        Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
+        https://arxiv.org/abs/1503.02531, matches distributions; the projection is equation 7 of
+        Bellemare, Dabney, Munos, "A Distributional Perspective on Reinforcement Learning", 2017,
+        https://arxiv.org/abs/1707.06887, for centers of any distance.
+    """
+    b, _, h, w = probabilities.shape
+    weight = torch.ones(b, h, w, device=probabilities.device) if known is None else known.float()
+    if weight.shape[-2:] != (h, w):
+        mixed = F.interpolate(weight[:, None], (h, w), mode="bilinear", align_corners=True)
+        weight = (mixed[:, 0] > 1 - 1e-4).float()
+    with torch.autocast(probabilities.device.type, enabled=False):  # sums in bf16 would not do
+        loss: Tensor = _BinsLoss.apply(probabilities.float(), centers.float(), teacher, weight)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _moved(
+    teacher: TeacherBins,
+    image: int,
+    places: tuple[Tensor, Tensor],
+    box: tuple[int, int, int, int],
+    centers: Tensor,
+) -> Tensor:
+    """q (N, h, w) at places (h, w) of one image, which lie within first and last row and column."""
+    rows, columns = places
+    first_row, last_row, first_column, last_column = box
+    if (last_row - first_row + 1) * (last_column - first_column + 1) <= 4 * rows.numel():
+        block = slice(first_row, last_row + 1), slice(first_column, last_column + 1)
+        q = _normalised(project(*teacher.cells(image, block), centers))
+        x = 2 * (columns - first_column) / max(1, last_column - first_column) - 1
+        y = 2 * (rows - first_row) / max(1, last_row - first_row) - 1
+        grid = torch.stack([x, y], dim=-1)[None].float()
+        return F.grid_sample(q[None], grid, padding_mode="border", align_corners=True)[0]
+    # Cells finer than the student's pixels: expand only those that a pixel lies between.
+    top, left = rows.floor(), columns.floor()
+    down, right = (rows - top).float(), (columns - left).float()
+    above, before, below, behind = (e.long() for e in (top, left, rows.ceil(), columns.ceil()))
+    corners = (torch.stack([above, above, below, below]), torch.stack([before, behind] * 2))
+    shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
+    q = _normalised(project(*teacher.cells(image, corners), centers))
+    return q.mul_(torch.stack(shares)).sum(dim=1)
+
+
+def _normalised(masses: Tensor) -> Tensor:
+    return masses.div_(masses.sum(dim=0, keepdim=True).clamp_(min=1e-20))
+
+
+class _BinsLoss(torch.autograd.Function):
+    """The sum over chunks, and its gradient with respect to the probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, probabilities: Tensor, centers: Tensor, teacher: TeacherBins, weight: Tensor
+    ) -> Tensor:
+        b, n, h, w = probabilities.shape
+        chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
+        lines = max(1, chunk // (max(n, teacher.count) * w))
+        scale = weight / weight.sum().clamp(min=1)
+        rows, columns = teacher.places((h, w))
+        # Where each line of pixels begins and ends, told by the device in one go.
+        ends = [end for place in (rows, columns) for end in place.aminmax(dim=-1)]
+        bounds = torch.stack([*ends, weight.amax(dim=-1)], dim=-1).tolist()
+        gradient = torch.zeros_like(probabilities) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
+        for image in range(b):
+            for first in range(0, h, lines):
+                part = (image, slice(first, first + lines))
+                tops, bottoms, lefts, rights, counts = zip(*bounds[image][part[1]], strict=True)
+                if not any(counts):
+                    continue
+                top, left = math.floor(min(tops)), math.floor(min(lefts))
+                box = (top, math.ceil(max(bottoms)), left, math.ceil(max(rights)))
+                q = _moved(teacher, image, (rows[part], columns[part]), box, centers)
+                ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
+                if gradient is not None:
+                    torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
+                total += torch.xlogy(q, ratio).sum(dim=0).mul_(scale[part]).sum()
+        ctx.save_for_backward(gradient)
+        return total.to(probabilities.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None, None
 
 
 def chamfer(centers: Tensor, truth: Tensor, valid: Tensor) -> Tensor:

@@ -100,8 +100,27 @@ def to_frame(
     return np.nan_to_num(depth, copy=False, nan=0.0)
 
 
+def native_line(native: int, frame: int, rule: str = BILINEAR) -> tuple[float, float]:
+    """Where a frame's pixels lie on the native map, along one axis.
+
+    Args:
+        native: lines of the native map.
+        frame: lines of the frame.
+        rule: one of RULES.
+
+    Returns:
+        (scale, offset): line x of the frame is line scale * x + offset of the native map; both
+        count from the first line's centre.
+    """
+    if rule == BICUBIC_PADDED:
+        padding = _padding(frame)
+        scale = native / (frame + 2 * padding)
+        return scale, scale * (padding + 0.5) - 0.5
+    return (native - 1) / (frame - 1) if frame > 1 else 0.0, 0.0
+
+
 def _axis(native: int, frame: int, start: int, length: int) -> _Axis:
-    scale = (native - 1) / (frame - 1) if frame > 1 else 0.0
+    scale, _ = native_line(native, frame)
     position = np.arange(start, start + length, dtype=np.float64) * scale
     low = np.minimum(np.floor(position), native - 1).astype(np.intp)
     weight = (position - low).astype(np.float32)
@@ -138,7 +157,7 @@ def _to_padded_frame(native: Depth, frame: tuple[int, int], part: Window) -> Dep
 
 
 def _cubic(native: int, frame: int, start: int, length: int) -> _Cubic:
-    padding = int(3 * math.sqrt(frame / 2))
+    padding = _padding(frame)
     # Rounded to float32 where torch does: its positions in a map of 500 lines are 1e-5 off.
     scale = float(np.float32(native) / np.float32(frame + 2 * padding))
     place = np.arange(start + padding, start + padding + length, dtype=np.float64)
@@ -150,6 +169,10 @@ def _cubic(native: int, frame: int, start: int, length: int) -> _Cubic:
     lines = np.clip(low.astype(np.intp) + np.arange(-1, 3)[:, None], 0, native - 1)
     first, last = (int(lines.min()), int(lines.max()) + 1) if length else (0, 0)
     return _Cubic(first, last, lines - first, weights)
+
+
+def _padding(frame: int) -> int:
+    return int(3 * math.sqrt(frame / 2))
 
 
 def _near(t: NDArray[np.float32]) -> NDArray[np.float32]:

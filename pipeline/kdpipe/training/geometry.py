@@ -7,7 +7,6 @@ valid mask and intrinsics all go through that one object, so none can be left be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from kdpipe.store.frame import native_line
 from kdpipe.training.resampling import between, extended, gather, taps
 
 if TYPE_CHECKING:
-    from kdpipe.types import BinCodes, Depth, Image, Valid
+    from kdpipe.types import Depth, Image, Valid
 
 Matrix: TypeAlias = NDArray[np.float64]
-Probabilities: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,24 +196,25 @@ class Transform:
         depth = (corners * weights).sum(axis=0) / self.depth_divisor
         return np.where(unknown, 0, depth).astype(np.float32)
 
-    def stored_bins(
-        self, codes: BinCodes, expand: Callable[[BinCodes], Probabilities]
-    ) -> Probabilities:
-        """Moves a teacher's stored probabilities: native cells are gathered, expanded, then mixed.
-
-        Codes are never interpolated: what lies between two codes means nothing.
+    def native_places(self, native: tuple[int, int], rule: str) -> Matrix:
+        """Where the output's pixels lie on a teacher's native map.
 
         Args:
-            codes: (K, h', w') at the teacher's own size.
-            expand: codes (K, 4, h, w) -> probabilities of the same shape.
+            native: (h', w') of the map [pixels].
+            rule: of the store, one of store.frame.RULES.
 
         Returns:
-            Probabilities (K, h, w); 0 for every bin outside the frame.
+            (2, 3): output (x, y, 1) -> native (x, y), both counted from the first pixel's centre.
         """
-        cells, weights = self._cells(codes.shape[1:])
-        gathered = codes.reshape(len(codes), -1)[:, cells]
-        mixed = (expand(gathered) * weights).sum(axis=1)
-        return np.where(self.inside(), mixed, 0).astype(np.float32)
+        height, width = self.frame
+        scale, offset = np.array(
+            [native_line(native[1], width, rule), native_line(native[0], height, rule)]
+        ).T
+        pixels = self.matrix.copy()
+        pixels[:, 2] += 0.5 * pixels[:, :2].sum(axis=1) - 0.5
+        places: Matrix = scale[:, None] * pixels
+        places[:, 2] += offset
+        return places
 
     def centers(self, centers: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bin centres [m] that belong to moved probabilities."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kdpipe.cards import MethodCard
 from kdpipe.errors import CardError, TrainingError, UnknownNameError
-from kdpipe.losses import DISTILLATION_LOSSES, TRUTH_LOSSES, Prediction
+from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, Prediction
+from kdpipe.training.bins import teacher_bins
 from kdpipe.training.samples import Sample
+
+if TYPE_CHECKING:
+    from kdpipe.cards import StudentCard
+    from kdpipe.store import Store
 
 BatchLoss: TypeAlias = Callable[[Prediction, Sample], Tensor]
 
@@ -69,8 +74,9 @@ def _check(method: MethodCard) -> None:
         if name not in TRUTH_LOSSES:
             raise UnknownNameError("losses against truth", name, TRUTH_LOSSES)
     for name in method.distillation:
-        if name not in DISTILLATION_LOSSES:
-            raise UnknownNameError("losses against a teacher", name, DISTILLATION_LOSSES)
+        if name not in DISTILLATION_LOSSES and name not in BINS_LOSSES:
+            known = [*DISTILLATION_LOSSES, *BINS_LOSSES]
+            raise UnknownNameError("losses against a teacher", name, known)
     if not method.truth and not method.distillation:
         raise CardError(f"{method.name}: no loss found, expected one under truth or distillation")
     if bool(method.distillation) != method.teacher:
@@ -91,7 +97,10 @@ def _of_truth(method: MethodCard, output: Prediction, batch: Sample) -> Tensor:
 def _of_teacher(method: MethodCard, output: Prediction, batch: Sample, known: Tensor) -> Tensor:
     total = torch.zeros((), device=output.depth.device)
     for name, weight in method.distillation.items():
-        value = DISTILLATION_LOSSES[name](output, batch["teacher"], known, method.options)
+        if name in BINS_LOSSES:
+            value = BINS_LOSSES[name](output, teacher_bins(batch), known, method.options)
+        else:
+            value = DISTILLATION_LOSSES[name](output, batch["teacher"], known, method.options)
         total = total + weight * value
     return total
 
@@ -117,3 +126,30 @@ def check_inputs(method: MethodCard, teacher: str | None, aux: tuple[str, ...]) 
             f"method {method.name} learns from labels only and --teacher {teacher} is given: "
             "leave it out, or choose another --method"
         )
+
+
+def reads_bins(method: MethodCard) -> bool:
+    """Whether a method learns from the teacher's stored distribution."""
+    return any(name in BINS_LOSSES for name in method.distillation)
+
+
+def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]) -> None:
+    """Refuses a method that learns bins where there are none.
+
+    Raises:
+        TrainingError: the student has no bins, or a store keeps none.
+    """
+    if not reads_bins(method):
+        return
+    if student.head == "regression":
+        raise TrainingError(
+            f"method {method.name} learns bins and student {student.name} has a regression head: "
+            "expected `head: dpm` in its card; or choose a method that learns depth"
+        )
+    for store in stores:
+        if not store.info.has_bins:
+            raise TrainingError(
+                f"method {method.name} learns the teacher's bins and {store.path} keeps none: take "
+                "a teacher with bins (AdaBins, ZoeDepth) taught with store.bins: true, or "
+                "--method tie-kd-corrected, which makes bins of depth"
+            )

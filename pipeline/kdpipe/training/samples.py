@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kdpipe.datasets import read_image, read_truth
-from kdpipe.errors import DataError, StaleStoreError
+from kdpipe.errors import DataError, StaleStoreError, StoreError
 from kdpipe.store.frame import BILINEAR
 from kdpipe.store.ledger import finished, read_record
+from kdpipe.training.bins import collate, sample_bins
 from kdpipe.training.geometry import Intrinsics
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from kdpipe.rows import Row, Rows
     from kdpipe.store import Store
+    from kdpipe.store.bins import StoredBins, StoredLogBinomial
     from kdpipe.training.augment import Augment
     from kdpipe.types import Depth, Image
 
@@ -31,8 +34,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 Sample: TypeAlias = dict[str, torch.Tensor]
 """image (3, h, w) in [0, 1] · truth, teacher (h, w) [m], 0 unknown · valid, known (h, w) bool:
 where truth and teacher count · intrinsics (4,) fx, fy, cx, cy of the sample [pixels], NaN unknown ·
-focal length of the row's camera [pixels], NaN unknown · row · has_truth, has_teacher. A batch has
-one more axis in front."""
+focal length of the row's camera [pixels], NaN unknown · row · has_truth, has_teacher · where asked
+for, the teacher's bins, see `sample_bins`. A batch has one more axis in front."""
 
 NOT_TAUGHT = "not taught yet"
 REMEMBERED_BYTES = 1 << 30
@@ -55,6 +58,7 @@ class DistillDataset(Dataset[Sample]):
         transform: Augment,
         split: str | None = "train",
         with_truth: bool = True,
+        with_bins: bool = False,
     ) -> None:
         """Rows of a split; those the teacher could not see are left out, see `left_out`.
 
@@ -64,9 +68,12 @@ class DistillDataset(Dataset[Sample]):
             transform: what moves image, truth and stored maps together.
             split: None: all rows.
             with_truth: False leaves measured depth unread.
+            with_bins: True adds the teacher's bins, still codes, for `teacher_bins`. Their windows
+                differ in size: give a DataLoader `collate_fn=kdpipe.training.bins.collate`.
 
         Raises:
             StaleStoreError: the store's rows are not these rows.
+            StoreError: bins are asked for and there is no store, or none of bins.
             DataError: the split is empty, more than one store is given, or no row is left.
         """
         if len(stores) > 1:
@@ -77,6 +84,9 @@ class DistillDataset(Dataset[Sample]):
         self.store = stores[0] if stores else None
         self.transform = transform
         self.with_truth = with_truth
+        self.with_bins = with_bins
+        if with_bins and (self.store is None or not self.store.info.has_bins):
+            raise StoreError(f"{rows.name}: bins are asked for, pass a store that keeps some")
         wanted = list(range(len(rows))) if split is None else rows.of_split(split)
         missing = {} if self.store is None else check_store(self.store, rows)
         self.left_out = {number: missing[number] for number in wanted if number in missing}
@@ -89,6 +99,7 @@ class DistillDataset(Dataset[Sample]):
             )
         self._kept: dict[tuple[str, int], NDArray[np.generic]] = {}
         self._kept_bytes = 0
+        self._kept_bins: dict[int, StoredBins | StoredLogBinomial] = {}
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -110,6 +121,9 @@ class DistillDataset(Dataset[Sample]):
             read = self.store.native_depth if spans else self.store.depth
             kept = self._remember("teacher", number, read)
             teacher = torch.from_numpy(draw.teacher.stored_depth(kept))
+        bins = {}
+        if self.with_bins and self.store is not None:
+            bins = sample_bins(self._bins(number), draw.teacher, self.store.info.rule)
         camera = astuple(draw.transform.intrinsics(_camera(row)))
         return {
             "image": draw.colour(draw.transform.image(self._remember("image", number, self._read))),
@@ -124,6 +138,7 @@ class DistillDataset(Dataset[Sample]):
             "row": torch.tensor(number),
             "has_truth": torch.tensor(self.with_truth and row.truth is not None),
             "has_teacher": torch.tensor(self.store is not None),
+            **bins,
         }
 
     def _read(self, number: int) -> Image:
@@ -139,6 +154,24 @@ class DistillDataset(Dataset[Sample]):
         truth, card = read_truth(self.rows, number), self.rows.card
         counts = (truth > card.min_depth) & (truth <= card.max_depth)
         return np.where(counts, truth, np.float32(0))
+
+    def _bins(self, number: int) -> StoredBins | StoredLogBinomial:
+        kept = self._kept_bins.get(number)
+        if kept is None:
+            assert self.store is not None
+            kept = self.store.bins(number)
+            # All or none: a row's bins may take the room of twenty images, which cost more to read.
+            if self._bins_bytes <= REMEMBERED_BYTES:
+                self._kept_bins[number] = kept
+        return kept
+
+    @cached_property
+    def _bins_bytes(self) -> int:
+        """Of all rows together."""
+        assert self.store is not None
+        arrays = [one for one in self.store.info.arrays if one.name.startswith("bins/")]
+        sizes = (math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in arrays)
+        return sum(sizes) * len(self.numbers)
 
     def _remember(
         self, what: str, number: int, read: Callable[[int], NDArray[Scalar]]
@@ -191,6 +224,7 @@ class Stream(Dataset[Sample]):
             batch_size=batch_size,
             sampler=range(first * batch_size, last * batch_size),
             num_workers=workers,
+            collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global state alone
         )
         return iter(loader)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdpipe.cards import card_names, load_method
 from kdpipe.errors import CardError
-from kdpipe.losses import DISTILLATION_LOSSES, TRUTH_LOSSES, Loss
+from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, Loss
 from kdpipe.students.base import BINS
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -93,9 +93,10 @@ def test_a_network_without_router_cannot_learn_domains() -> None:
 @pytest.mark.parametrize("name", card_names("methods"))
 def test_every_methods_card_names_losses_that_exist_and_options_that_they_take(name: str) -> None:
     card = load_method(name)
+    depths = {n: w for n, w in card.distillation.items() if n not in BINS_LOSSES}
     losses: list[tuple[Loss, float]] = [
         *((TRUTH_LOSSES[n], w) for n, w in card.truth.items()),
-        *((DISTILLATION_LOSSES[n], w) for n, w in card.distillation.items()),
+        *((DISTILLATION_LOSSES[n], w) for n, w in depths.items()),
     ]
 
     total = sum(w * loss(Output(), TARGET, EVERYWHERE, card.options).item() for loss, w in losses)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdpipe.errors import StoreError
-from kdpipe.store.frame import BICUBIC_PADDED, RULES, Window, to_frame
+from kdpipe.store.frame import BICUBIC_PADDED, RULES, Window, native_line, to_frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,3 +123,18 @@ def test_the_last_pixel_is_the_last_native_one_although_its_place_rounds_down() 
     assert brought[0, 0] == 1
     assert brought[0, 49] == 4
     assert not brought[0, 1:49].any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("frame", [48, 61, 120])
+def test_a_frame_s_pixels_lie_on_the_native_map_where_its_depth_comes_from(
+    frame: int, rule: str
+) -> None:
+    line = np.arange(1, 33, dtype=np.float32)[None]  # depth says which column it is of, from 1
+
+    brought = to_frame(line, (1, frame), rule=rule)[0] - 1
+
+    scale, offset = native_line(32, frame, rule)
+    places = scale * np.arange(frame) + offset
+    # The cubic of the padded rule bends a ramp by a few hundredths between two columns.
+    np.testing.assert_allclose(brought, places, atol=0.1 if rule == BICUBIC_PADDED else 1e-5)

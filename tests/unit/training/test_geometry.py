@@ -14,8 +14,6 @@ from kdpipe.training.geometry import Intrinsics, Transform
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kdpipe.types import BinCodes, Depth
-
 FRAME = (48, 64)
 Step = Callable[[Transform], Transform]
 
@@ -190,24 +188,6 @@ def test_nothing_is_known_outside_the_frame() -> None:
     assert (turned.truth(depth)[outside] == 0).all()
     assert (turned.stored_depth(depth)[outside] == 0).all()
     assert (turned.image(image).numpy()[:, outside] == 0).all()
-
-
-def expand(codes: BinCodes) -> NDArray[np.float32]:
-    """Roots in 64 levels, renormalised: not linear in the codes."""
-    squared = codes.astype(np.float32) ** 2
-    total: NDArray[np.float32] = squared / squared.sum(axis=0, keepdims=True)
-    return total
-
-
-def test_bins_are_expanded_before_they_are_mixed() -> None:
-    codes = np.random.default_rng(3).integers(1, 64, (6, 24, 32)).astype(np.uint8)
-    whole = expand(codes)
-
-    moved = Transform.identity(*FRAME).flip().stored_bins(codes, expand)
-
-    each: list[Depth] = [Transform.identity(*FRAME).flip().stored_depth(one) for one in whole]
-    np.testing.assert_allclose(moved, np.stack(each), atol=1e-6)
-    np.testing.assert_allclose(moved.sum(axis=0), 1, atol=1e-5)
 
 
 def test_shrinking_averages_instead_of_picking() -> None:
