@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -51,7 +52,7 @@ def build(kind: type[T], values: object, where: str) -> T:
     if not isinstance(values, Mapping):
         raise CardError(f"{where}: found {values!r}, expected keys and values")
     assert is_dataclass(kind)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
@@ -64,8 +65,18 @@ def build(kind: type[T], values: object, where: str) -> T:
     return cast("T", kind(**checked))
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _wrong(hint: Any, value: object, where: str) -> CardError:
+    return CardError(f"{where}: found {value!r}, expected {_say(hint)}")
+
+
 def _convert(hint: Any, value: object, where: str) -> object:
-    wrong = CardError(f"{where}: found {value!r}, expected {_say(hint)}")
+    if type(value) is hint:
+        return value
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         if value is None and NoneType in args:
@@ -74,18 +85,20 @@ def _convert(hint: Any, value: object, where: str) -> object:
         return _convert(rest[0], value, where)
     if origin is Literal:
         if value not in args:
-            raise wrong
+            raise _wrong(hint, value, where)
         return value
     if is_dataclass(hint):
         return build(cast("type", hint), value, where)
     if origin is tuple:
         kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, list) else args
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise wrong
+            raise _wrong(hint, value, where)
+        if all(type(one) is kind for one, kind in zip(value, kinds, strict=True)):
+            return tuple(value)  # a ledger has millions
         return tuple(_convert(a, v, where) for a, v in zip(kinds, value, strict=True))
     if origin is not None:  # Mapping[str, X]
         if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-            raise wrong
+            raise _wrong(hint, value, where)
         return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is object:
         return value
@@ -95,9 +108,9 @@ def _convert(hint: Any, value: object, where: str) -> object:
         try:
             return float(value)
         except ValueError:
-            raise wrong from None
+            raise _wrong(hint, value, where) from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong
+        raise _wrong(hint, value, where)
     return value
 
 
