@@ -25,6 +25,7 @@ from kdpipe_stages.fit import fit
 from kdpipe_stages.index import index
 from kdpipe_stages.listing import listing
 from kdpipe_stages.report import report
+from kdpipe_stages.store import store
 from kdpipe_stages.teach import teach
 
 INTERRUPTED = 130
@@ -38,6 +39,7 @@ app = typer.Typer(
 for command in (index, fit, teach, audit, distill, evaluate, report):
     app.command()(command)
 app.command("list")(listing)
+app.add_typer(store, name="store")
 
 
 def _version(wanted: bool) -> None:

@@ -163,6 +163,18 @@ def tidy(store: Path, run: str) -> None:
                     path.unlink()
 
 
+def refuse_living(store: Path) -> None:
+    """Refuses a store that somebody is writing.
+
+    Raises:
+        ClaimError: a claim is held by a living process; the message says which.
+    """
+    names = layout.claim_path(store, 0, 0).parent.glob("*.json")
+    for shard in sorted({int(one.name.split(".")[0]) for one in names}):
+        for generation in _generations(store, shard)[-1:]:
+            _refuse_living(store, shard, generation)
+
+
 def _refuse_living(store: Path, shard: int, generation: int) -> None:
     path = layout.claim_path(store, shard, generation)
     owner = _owner(path)

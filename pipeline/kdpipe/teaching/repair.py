@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.store import layout
-from kdpipe.store.claims import Claim, tidy
+from kdpipe.store.claims import tidy
 from kdpipe.store.consensus import settle
-from kdpipe.store.disk import disk_errors, sync_folder
+from kdpipe.store.disk import disk_errors
 from kdpipe.store.ledger import Record, finished, read_record
 from kdpipe.store.manifest import manifest_beside, read_manifest, write_manifest
 from kdpipe.store.metadata import StoreInfo, read_info, write_info
+from kdpipe.store.removal import remove_shard
 from kdpipe.store.verify import Verified, verify
 from kdpipe.teaching import Options, make_pool
 from kdpipe.teaching import plan as plans
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from kdpipe.rows import Rows
     from kdpipe.store.inspection import Problem
     from kdpipe.teaching.plan import Subject
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,6 @@ def repair(
     *,
     source: Source | None = None,
     options: Options | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Repaired:
     """Mends a store; what is whole stays as it is.
 
@@ -82,7 +85,6 @@ def repair(
         path: of the store.
         source: where the teacher comes from.
         options: how fast and where; None: in this process, in batches as they were.
-        progress: of looking for what is broken, see `verify`.
 
     Raises:
         ClaimError: another process is teaching a broken shard.
@@ -91,12 +93,13 @@ def repair(
             is full, or a shard failed again and again.
     """
     began, source = time.perf_counter(), source or Source()
-    found = verify(path, progress=progress)
+    log.info("%s: looking for what is broken", path)
+    found = verify(path)
     problems = found.problems
     rewritten = [one.file for one in problems if one.kind == "metadata"]
     info = _mend_metadata(path, found, source) if rewritten else read_info(path)
     if layout.metadata_path(path) in rewritten:  # all else was compared with it
-        found = verify(path, progress=progress)
+        found = verify(path)
     changed: tuple[int, ...] = ()
     if found.broken:
         options = options or Options(workers=0, batch_size=batch_size_of(path))
@@ -156,7 +159,7 @@ def _teach_again(
     run = secrets.token_hex(4)
     try:
         for shard in shards:
-            _remove(path, info, shard, run)
+            remove_shard(path, info, shard, run)
         _teach(path, info, shards, subject, options, run)
     finally:
         tidy(path, run)
@@ -230,20 +233,6 @@ def _check_rows(path: Path, info: StoreInfo, shard: int, before: _Before, rows: 
             f"removed: restore {layout.rows_path(info.data)} and its images, or remove the store "
             "and its manifest and teach again"
         )
-
-
-def _remove(path: Path, info: StoreInfo, shard: int, run: str) -> None:
-    claim = Claim.take(path, shard, run)
-    try:
-        with disk_errors(path):
-            record = layout.record_path(path, shard)
-            record.unlink(missing_ok=True)
-            if record.parent.is_dir():
-                sync_folder(record.parent)
-            for one in info.arrays:
-                info.file(path, one.name, shard).unlink(missing_ok=True)
-    finally:
-        claim.release()
 
 
 def _renew_manifest(path: Path, info: StoreInfo) -> None:

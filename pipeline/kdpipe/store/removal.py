@@ -1,0 +1,157 @@
+"""A store or a shard removed: at no moment does what is left of it look finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdpipe.errors import ClaimError, StoreError
+from kdpipe.store import layout
+from kdpipe.store.claims import Claim, refuse_living
+from kdpipe.store.disk import disk_errors, sync_folder
+from kdpipe.store.ledger import finished
+from kdpipe.store.manifest import manifest_beside, read_manifest
+from kdpipe.store.metadata import read_info
+from kdpipe.store.strangers import strangers
+
+if TYPE_CHECKING:
+    from kdpipe.store.metadata import StoreInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removable:
+    """What would go."""
+
+    path: Path
+    manifest: Path | None
+    """Beside it; None where there is none, or a file of someone else."""
+
+    leftovers: tuple[Path, ...]
+    """Of removals of the same store that were killed."""
+
+    files: int
+    bytes: int
+
+
+def find_removable(path: Path) -> Removable:
+    """Looks at what `remove` would remove, and whether it may.
+
+    Args:
+        path: of a store, whole or damaged, or of one whose removal was killed.
+
+    Raises:
+        ClaimError: a living process is writing it.
+        StoreError: it is no store of kdpipe's, or holds files of someone else.
+    """
+    path = Path(os.path.normpath(path))
+    leftovers = tuple(sorted(path.parent.glob(f".{path.name}.*.removed")))
+    if path.is_symlink():
+        raise StoreError(f"{path} is a link to {path.readlink()}: give the store itself")
+    if path.exists() or not leftovers:
+        _check(path)
+        refuse_living(path)
+    folders = [one for one in (path, *leftovers) if one.is_dir()]
+    sizes = [
+        file.lstat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
+    ]
+    said = read_manifest(path) or {}
+    manifest = manifest_beside(path) if {"identity", "shards"} <= said.keys() else None
+    return Removable(
+        path=path, manifest=manifest, leftovers=leftovers, files=len(sizes), bytes=sum(sizes)
+    )
+
+
+def remove(what: Removable) -> None:
+    """Removes a store and its manifest.
+
+    The manifest goes first, then the store gets a hidden name in one step, then its root and its
+    ledger go, then its arrays. Killed in between, the same command goes on.
+
+    Raises:
+        ClaimError: a process began to write it just now; it stays.
+        StoreError: the disk refuses.
+    """
+    with disk_errors(what.path):
+        if what.manifest is not None:
+            what.manifest.unlink(missing_ok=True)
+            sync_folder(what.manifest.parent)
+        gone = list(what.leftovers)
+        if what.path.exists():
+            gone.append(_hide(what.path))
+        for folder in gone:
+            layout.metadata_path(folder).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(layout.record_path(folder, 0).parent)
+            shutil.rmtree(folder)
+
+
+def remove_shard(path: Path, info: StoreInfo, shard: int, run: str) -> None:
+    """Removes a shard that must be written again, its record first.
+
+    Args:
+        path: of the store.
+        info: of the store.
+        shard: to be removed.
+        run: for whom it is claimed meanwhile.
+
+    Raises:
+        ClaimError: a living process is writing it.
+        StoreError: the disk refuses.
+    """
+    claim = Claim.take(path, shard, run)
+    folder = layout.work_dir(path, shard, claim.owner.token)
+    record = layout.record_path(path, shard)
+    files = [info.file(path, one.name, shard) for one in info.arrays]
+    try:
+        with disk_errors(path):
+            folder.mkdir(parents=True)
+            claim.hold()
+            # Moved, not removed: a successor takes the folder away before it writes the shard, and
+            # a process that slept meanwhile can then no more remove what its successor wrote.
+            for file in (record, *files):
+                with contextlib.suppress(FileNotFoundError):
+                    file.rename(folder / f"gone.{file.parent.name}.{file.name}")
+                if file == record and record.parent.is_dir():
+                    sync_folder(record.parent)
+        if not folder.is_dir():
+            raise ClaimError(
+                f"shard {shard} of {path}: another process took it over, nothing of it was "
+                "removed: run the same command again"
+            )
+    finally:
+        claim.release()
+
+
+def _hide(path: Path) -> Path:
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed")
+    path.rename(hidden)
+    sync_folder(path.parent)
+    try:
+        refuse_living(hidden)
+    except ClaimError:
+        hidden.rename(path)
+        raise
+    return hidden
+
+
+def _check(path: Path) -> None:
+    try:
+        info = read_info(path)
+    except StoreError:
+        known = {layout.metadata_path(path), layout.record_path(path, 0).parent}
+        known |= {layout.claim_path(path, 0, 0).parent, layout.work_dir(path, 0, "").parent}
+        arrays = {layout.DEPTH, layout.EXTENT, layout.BIN_CODES.partition("/")[0]}
+        known |= {path / name for name in arrays}
+        if finished(path) and known.issuperset(path.iterdir()):
+            return  # its root is damaged, its ledger says what it was
+        raise
+    for file in strangers(path, info):
+        raise StoreError(
+            f"{path} holds {file.relative_to(path)}, which kdpipe did not write: move it away, "
+            "then remove the store"
+        )
