@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from kdpipe.cards import DataCard, load_student_card, load_teacher_card
-from kdpipe.codecs import Companded, Log16
+from kdpipe.codecs import Companded, Log16, LogBinomial
+from kdpipe.nets.log_binomial import LogBinomialBins
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import layout
 from kdpipe.store.claims import Claim
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 TEACHER = "adabins-small"
 STUDENT = "mobilenetv2-small"
+COMPANDED = Companded()
 
 
 class ToyProject:
@@ -73,17 +75,25 @@ class ToyProject:
         depth[:, 0] = 0
         return depth.astype(np.float32)
 
-    def add_student(self, run: layout.Run) -> Path:
-        """A run's folder with a student of random weights."""
+    def add_student(self, run: layout.Run, *, vivid: bool = False, bins: str = "nyu") -> Path:
+        """A run's folder with a student of random weights; if vivid, its depth follows the image."""
         torch.manual_seed(run.seed)
         card = load_student_card(run.student)
-        network = build_network(card, bins_domain=self.card.domain)
+        network = build_network(card, bins_domain=bins)
+        if vivid:
+            with torch.no_grad():
+                network.get_parameter("decode_head.conv_out.0.weight").mul_(3000)
         folder = layout.student_dir(run.name)
-        save_student(folder, network, card, self.card.domain, (self.height, self.width))
+        save_student(folder, network, card, bins, (self.height, self.width))
         return folder
 
     def add_store(
-        self, *, factor: float = 1.1, bad: Sequence[int] = (), taught: int = 8
+        self,
+        *,
+        factor: float = 1.1,
+        bad: Sequence[int] = (),
+        taught: int = 8,
+        bins: Companded | LogBinomial = COMPANDED,
     ) -> tuple[Path, StoreInfo]:
         """A store whose depth is the ramp times `factor`, at half size; bins agree with it.
 
@@ -91,6 +101,7 @@ class ToyProject:
             factor: of the teacher's error.
             bad: rows whose image could not be read.
             taught: rows that are finished, a multiple of the 4 of a shard.
+            bins: what keeps the bins, of which there are 16.
         """
         path = layout.store_path("toy", TEACHER)
         native = (self.height // 2, self.width // 2)
@@ -99,10 +110,11 @@ class ToyProject:
             self.card,
             weights={"sha256": "0" * 64, "source": "fitted"},
             rule="bilinear-align-corners",
-            codecs={"depth": Log16(near=0.05, far=20.0), "bins": Companded()},
+            codecs={"depth": Log16(near=0.05, far=20.0), "bins": bins},
             shard_rows=4,
         )
-        info = StoreInfo(identity=identity, rows=8, arrays=formats(native, 16))
+        kept = bins if isinstance(bins, LogBinomial) else 16
+        info = StoreInfo(identity=identity, rows=8, arrays=formats(native, kept))
         write_info(path, info)
         for start in range(0, taught, 4):
             self._write_shard(path, info, start, factor, bad)
@@ -111,7 +123,7 @@ class ToyProject:
     def _write_shard(
         self, path: Path, info: StoreInfo, start: int, factor: float, bad: Sequence[int]
     ) -> None:
-        numbers = range(start, start + 4)
+        numbers, names = range(start, start + 4), [one.name for one in info.arrays]
         claim = Claim.take(path, start // 4, "toy")
         with ShardWriter(info, claim) as writer:
             encoder = Encoder(info, writer)
@@ -119,7 +131,8 @@ class ToyProject:
                 if number in bad:
                     encoder.put_bad(number, self.rows[number])
                 else:
-                    encoder.put([(number, self.rows[number])], self._say(number, factor))
+                    out = self.say(number, factor, two_parameters="bins/pair" in names)
+                    encoder.put([(number, self.rows[number])], out)
             writer.commit(
                 Record(
                     store=info.digest,
@@ -136,20 +149,25 @@ class ToyProject:
             )
         claim.release()
 
-    def _say(self, number: int, factor: float) -> TeacherOutput:
-        """The teacher's depth, and 16 bins of 1 m whose two nearest centres share each pixel."""
+    def say(self, number: int, factor: float, *, two_parameters: bool = False) -> TeacherOutput:
+        """The teacher's depth and 16 bins of 1 m, of which two or about three share each pixel."""
         h, w = self.height // 2, self.width // 2
         ramp = np.linspace(1, 3, w, dtype=np.float32)[None].repeat(h, 0) + number
-        depth = torch.from_numpy(factor * ramp)
-        edges = torch.linspace(0, 16, 17)
+        depth = torch.from_numpy(factor * ramp)[None]
         place = depth - 0.5
+        if two_parameters:
+            seeds = (0.5 + torch.arange(16.0)).view(1, 16, 1, 1).expand(1, 16, h // 4, w // 4)
+            nothing_draws = torch.full((1, 1, h // 2, w // 2), 1e6)
+            p, temperature = place / 15, torch.full_like(place, 0.2)
+            two = LogBinomialBins(p, temperature, seeds, (nothing_draws,))
+            return TeacherOutput(depth=depth, bins=two)
         below = place.floor().long()
-        share = (place - below).float()
-        probabilities = torch.zeros(16, h, w)
-        probabilities.scatter_(0, below[None], (1 - share)[None])
-        probabilities.scatter_(0, below[None] + 1, share[None])
-        bins = Bins(edges=edges[None], softmax=probabilities[None])
-        return TeacherOutput(depth=depth[None].float(), bins=bins)
+        share = (place - below)[:, None]
+        probabilities = torch.zeros(1, 16, h, w)
+        probabilities.scatter_(1, below[:, None], 1 - share)
+        probabilities.scatter_(1, below[:, None] + 1, share)
+        bins = Bins(edges=torch.linspace(0, 16, 17)[None], softmax=probabilities)
+        return TeacherOutput(depth=depth, bins=bins)
 
 
 @pytest.fixture

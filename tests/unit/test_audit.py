@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.unit.conftest import TEACHER, ToyProject
 
 from kdpipe import audit
+from kdpipe.codecs import LogBinomial
 from kdpipe.errors import StaleStoreError, StoreError, UnknownNameError
+from kdpipe.nets.log_binomial import LogBinomialBins
 from kdpipe.rows import make_rows, write_rows
 from kdpipe.store.layout import audit_path, rows_path
 
@@ -55,6 +58,23 @@ def test_bins_are_summed_up(toy: ToyProject) -> None:
     assert summary["confidence"] == pytest.approx(0.75, abs=0.03)
     assert summary["expectation_error"] < 0.02
     assert all(0 < line["entropy"] < math.log(2) + 0.01 for line in lines)
+
+
+def test_bins_of_two_parameters_are_summed_up_too(toy: ToyProject) -> None:
+    toy.add_store(bins=LogBinomial(bins=16, attractors=(1,)))
+
+    summary, lines = _run()
+
+    for line in lines:
+        out = toy.say(line["row"], 1.1, two_parameters=True)
+        assert isinstance(out.bins, LogBinomialBins)
+        p, centers = out.bins.probabilities(), out.bins.centers()
+        entropy = float(torch.special.entr(p).sum(1).mean())
+        assert line["entropy"] == pytest.approx(entropy, rel=1e-2)
+        assert line["confidence"] == pytest.approx(float(p.amax(1).mean()), rel=1e-2)
+        error = ((p * centers).sum(1) - out.depth).abs() / out.depth
+        assert line["expectation_error"] == pytest.approx(float(error.mean()), abs=2e-3)
+    assert summary["entropy"] == pytest.approx(np.mean([line["entropy"] for line in lines]))
 
 
 def test_bad_and_unfinished_rows_are_named(toy: ToyProject) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,8 +25,6 @@ from kdpipe.teaching.worker import Assignment, frame_sizes
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,20 +33,22 @@ def pairs(data: st.DataObject) -> tuple[NDArray[np.float32], NDArray[np.float32]
     shape = data.draw(npst.array_shapes(min_dims=2, max_dims=2, max_side=5))
     logits = data.draw(npst.arrays(np.float64, shape, elements=LOGIT))
     warmth = data.draw(npst.arrays(np.float64, shape, elements=WARMTH))
-    temperature = 0.0212 * (50 / 0.0212) ** warmth
-    return (1 / (1 + np.exp(-logits))).astype(np.float32), temperature.astype(np.float32)
+    p: NDArray[np.float64] = 1 / (1 + np.exp(-logits))
+    temperature: NDArray[np.float64] = 0.0212 * (50 / 0.0212) ** warmth
+    return p.astype(np.float32), temperature.astype(np.float32)
 
 
 def odds(p: NDArray[np.float32]) -> NDArray[np.float64]:
     """ln(p / (1 - p)), as far as ZoeDepth reads it."""
-    clipped: NDArray[np.float64] = np.log(np.clip(p, 1e-4, 1, dtype=np.float64))
-    return clipped - np.log(np.clip(1 - p, 1e-4, 1, dtype=np.float64))
+    low, high = (np.log(np.clip(one, 1e-4, 1, dtype=np.float64)) for one in (p, 1 - p))
+    difference: NDArray[np.float64] = low - high
+    return difference
 
 
-def truth(p: NDArray[np.float64], temperature: NDArray[np.float64]) -> NDArray[np.float64]:
+def truth(p: NDArray[Any], temperature: NDArray[Any]) -> NDArray[np.float64]:
     """The teacher's probabilities (64, h, w), without the noise of float32."""
-    both = (torch.from_numpy(np.asarray(x, np.float64))[None] for x in (p, temperature))
-    return np.asarray(in_torch.log_binomial(*both, 64)[0])
+    a, b = (torch.from_numpy(np.asarray(one, np.float64))[None] for one in (p, temperature))
+    return np.asarray(in_torch.log_binomial(a, b, 64)[0])
 
 
 def together(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -144,8 +146,8 @@ def test_points_and_centres_stay_within_their_bounds(
     expected = torch.nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=True)
     relative, metres = codec.max_center_error
     error = np.abs(centers - expected[0].numpy())
-    slack = 1e-5 * (1 + (far if codec.span else expected[0].numpy()))
-    assert (error <= relative * expected[0].numpy() + metres + slack).all()
+    rounding = 1e-5 * (1 + (expected[0].numpy() if codec.span is None else np.float32(far)))
+    assert (error <= relative * expected[0].numpy() + metres + rounding).all()
 
 
 @CODECS
