@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
+from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import StoreError, TrainingError
 from kdpipe.params import Params, TrainParams, load_params
-from kdpipe.rows import Rows, read_rows
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.ledger import finished as finished_shards
 from kdpipe.store.ledger import read_record
@@ -33,6 +33,8 @@ from kdpipe.training.validation import Validation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from kdpipe.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +91,8 @@ def run(
         workers: processes that load samples.
 
     Raises:
-        UnknownNameError: no such card, or loss.
-        DataError: no rows file, or no train split.
+        UnknownNameError: no such card, data set or loss.
+        DataError: not indexed yet, or no train split.
         StoreError: no store, or an unfinished one; StaleStoreError names what differs.
         TrainingError: the method cannot use what is given, or the loss is no longer a number.
         KeyboardInterrupt: after the state is saved.
@@ -98,7 +100,7 @@ def run(
     card, how = load_student_card(student, manifests), load_method(method, manifests)
     check_inputs(how, teacher, tuple(aux))
     settings = (params or load_params()).distill_of(student)
-    rows = [read_rows(layout.rows_path(name)) for name in (data, *aux)]
+    rows = [rows_of(name, manifests) for name in (data, *aux)]
     stores = [_open(one.name, teacher, manifests) for one in rows] if teacher is not None else []
     check_bins(how, card, stores)
     name = layout.Run(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
+from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import CheckpointError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.params import Params, TrainParams, load_params
-from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher
 from kdpipe.teachers.weights import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.losses import Prediction
+    from kdpipe.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ def run(
         workers: processes that load samples.
 
     Raises:
-        UnknownNameError: no such card.
-        DataError: no rows file, no train split, or no truth in it.
+        UnknownNameError: no such card or data set.
+        DataError: not indexed yet, no train split, or no truth in it.
         CheckpointError: no recipe and no weights, or weights of another network.
         TrainingError: the loss is no longer a number, or there is no such device.
         KeyboardInterrupt: after the state is saved.
@@ -114,7 +115,7 @@ def run(
     to_train = train_published or encoder_weights is not None or not is_published(card)
     if card.fit is None or not to_train:
         return _find(card, data)
-    rows = read_rows(layout.rows_path(data))
+    rows = rows_of(data, manifests)
     settings = (params or load_params()).fit_of(teacher)
     if encoder_weights is not None:
         settings = replace(settings, encoder_weights=str(encoder_weights))

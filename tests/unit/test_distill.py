@@ -210,7 +210,9 @@ def test_an_unfinished_store_is_refused_or_said(
 
 
 def test_bad_input_is_one_line(make_tiny: MakeRows, make_tiny_store: MakeStore) -> None:
-    with pytest.raises(DataError, match="run `kdpipe index --data tiny`"):
+    with pytest.raises(DataError, match="run `kdpipe index --data rooms`"):
+        distill.run(STUDENT, "rooms", params=PARAMS)
+    with pytest.raises(UnknownNameError, match=r"'tiny'\. Known: .*rooms"):
         distill.run(STUDENT, "tiny", params=PARAMS)
     rows = make_tiny()
     with pytest.raises(StoreError, match="run `kdpipe teach"):

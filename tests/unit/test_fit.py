@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from kdpipe import fit
 from kdpipe.cards import load_teacher_card
-from kdpipe.errors import CheckpointError, TrainingError
+from kdpipe.errors import CheckpointError, TrainingError, UnknownNameError
 from kdpipe.nets.checkpoint import read_state
 from kdpipe.params import Params, TrainParams
 from kdpipe.rows import Rows, make_rows, write_rows
@@ -167,6 +167,15 @@ def test_published_weights_put_in_the_folder_are_found(
     done = fit.run("published", "tiny", manifests=manifests, params=PARAMS)
 
     assert json.loads(done.path.read_text())["checkpoint"] == "toy.pt"
+
+
+def test_a_wrong_data_set_is_answered_with_the_right_ones(
+    make_tiny: MakeRows, manifests: Path
+) -> None:
+    make_tiny()
+
+    with pytest.raises(UnknownNameError, match=r"'tinny'\. Known: .*tiny"):
+        fit.run(TEACHER, "tinny", manifests=manifests, params=PARAMS)
 
 
 def test_a_data_set_without_truth_is_refused(make_tiny: MakeRows, manifests: Path) -> None:
