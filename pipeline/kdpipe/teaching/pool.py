@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kdpipe.errors import KdpipeError, StoreError
+from kdpipe.errors import DeviceError, KdpipeError, StoreError
 from kdpipe.teaching.tally import Event, Failed, Tally, events
 from kdpipe.teaching.worker import Assignment, Measure, Step, Worker
 
@@ -48,6 +48,7 @@ class Pool(Protocol):
         """Starts what the workers need; the others call it themselves.
 
         Raises:
+            DeviceError: this machine has not the GPUs that are asked for.
             StoreError: Ray does not start, or nobody answers at its address.
         """
 
@@ -214,6 +215,7 @@ class OnRay:
         began, handler = time.perf_counter(), signal.getsignal(signal.SIGTERM)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
+            _check_gpus(self._workers, self._gpus)
             self._folder = _temporary_folder()
             options |= {
                 "address": "local",
@@ -270,6 +272,25 @@ def _threads(workers: int) -> int:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // workers)
+
+
+def _check_gpus(workers: int, each: float) -> None:
+    """Counts this machine's GPUs: Ray itself would wait for more, for ever and without a word.
+
+    Raises:
+        DeviceError: there are too few.
+    """
+    if each == 0:
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if there < workers * each:
+        raise DeviceError(
+            f"{workers} workers with {each:g} GPUs each need {workers * each:g}, torch "
+            f"{torch.__version__} finds {there}: give fewer --workers, or --gpus-per-worker 0 for "
+            "the CPU"
+        )
 
 
 def _check_address(address: str) -> None:

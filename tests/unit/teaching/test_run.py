@@ -19,6 +19,7 @@ from kdpipe.errors import (
     CheckpointError,
     ClaimError,
     DataError,
+    DeviceError,
     KdpipeError,
     StaleStoreError,
     StoreError,
@@ -321,6 +322,13 @@ def test_a_cluster_that_does_not_answer_is_one_line() -> None:
         teaching.run(TEACHER, "photos", options=Options(ray_address="127.0.0.1:9"))
 
     assert MANIFEST.exists()
+
+
+def test_more_gpus_than_there_are_is_one_line_and_no_endless_wait() -> None:
+    make_photos(8)
+
+    with pytest.raises(DeviceError, match=r"need 1000, torch .* finds \d+: give fewer --workers"):
+        teaching.run(TEACHER, "photos", options=Options(workers=500, gpus_per_worker=2))
 
 
 def test_a_batch_too_large_for_the_device_is_halved_and_the_store_is_the_same(
