@@ -15,7 +15,7 @@ import pytest
 from tests.unit.store.conftest import ROWS, MakeStore, info_of, write_shard
 
 from kdpipe.errors import StoreError
-from kdpipe.store import Store, layout, ledger, open_store
+from kdpipe.store import Store, inspection, layout, ledger, open_store
 from kdpipe.store.claims import Claim
 from kdpipe.store.disk import as_json, read_json
 from kdpipe.store.manifest import manifest_beside, write_manifest
@@ -161,6 +161,22 @@ def test_what_is_not_finished_is_no_problem(make_store: MakeStore) -> None:
 
     claim.release()
     assert (seen.problems, seen.shards, seen.finished) == ((), 3, 2)
+
+
+def test_a_shard_that_is_taught_again_meanwhile_is_no_problem(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest_beside(path).unlink()
+
+    def replaced(file: Path, *_: object) -> tuple[str, str] | None:
+        if file.name == "c.1.0.0":
+            layout.record_path(path, 1).unlink(missing_ok=True)
+            return "other bytes", "these"
+        return None
+
+    monkeypatch.setattr(inspection, "_difference", replaced)
+
+    assert verify(path).problems == ()
 
 
 @pytest.mark.parametrize(
