@@ -109,6 +109,11 @@ class Params:
 
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
 
+    def __post_init__(self) -> None:
+        for name in ("data", "teachers", "students", "methods", "seeds"):
+            if not getattr(self, name):  # the first is what a command without flags takes
+                raise CardError(f"params.yaml: {name} is empty, expected at least one: add it")
+
     def fit_of(self, teacher: str) -> TrainParams:
         """The training of a teacher."""
         return self.fit.get(teacher, TrainParams())

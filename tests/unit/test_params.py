@@ -30,6 +30,8 @@ def test_a_network_that_is_not_named_takes_the_defaults() -> None:
     [
         ("seeds: zero", "seeds: found 'zero', expected a list"),
         ("seeds: [a]", "found 'a', expected a whole number"),
+        ("data: []", "data is empty, expected at least one"),
+        ("teachers: []", "teachers is empty"),
         ("seed: [0]", "unknown key 'seed'"),
         ("distill: {toy: {steps: many}}", r"distill\.toy: steps: found 'many'"),
         ("distill: {toy: {steps: 0}}", "steps must be in"),
