@@ -156,13 +156,15 @@ class _BinsLoss(torch.autograd.Function):
         # Where each line of pixels begins and ends, told by the device in one go.
         ends = [end for place in (rows, columns) for end in place.aminmax(dim=-1)]
         bounds = torch.stack([*ends, weight.amax(dim=-1)], dim=-1).tolist()
-        gradient = torch.zeros_like(probabilities) if ctx.needs_input_grad[0] else None
+        gradient = torch.empty_like(probabilities) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
         for image in range(b):
             for first in range(0, h, lines):
                 part = (image, slice(first, first + lines))
                 tops, bottoms, lefts, rights, counts = zip(*bounds[image][part[1]], strict=True)
                 if not any(counts):
+                    if gradient is not None:
+                        gradient[image, :, part[1]] = 0
                     continue
                 top, left = math.floor(min(tops)), math.floor(min(lefts))
                 box = (top, math.ceil(max(bottoms)), left, math.ceil(max(rights)))
@@ -170,7 +172,8 @@ class _BinsLoss(torch.autograd.Function):
                 ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
                 if gradient is not None:
                     torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
-                total += torch.xlogy(q, ratio).sum(dim=0).mul_(scale[part]).sum()
+                logarithm = ratio.clamp_(min=1e-30).log_()  # of no mass: finite, and times 0
+                total += q.mul_(logarithm).sum(dim=0).mul_(scale[part]).sum()
         ctx.save_for_backward(gradient)
         return total.to(probabilities.dtype)
 
