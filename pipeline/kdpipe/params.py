@@ -73,6 +73,14 @@ class TrainParams:
         _check("batch_size", self.batch_size, 1, 4096)
         _check("steps", self.steps, 1, 10**9)
         _check("validate_every", self.validate_every, 1, 10**9)
+        _check("flip", self.flip, 0, 1)
+        _check("colour", self.colour, 0, 0.9)
+        if self.learning_rate is not None:
+            _check("learning_rate", self.learning_rate, 1e-12, float("inf"))
+        if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise CardError(
+                f"params.yaml: scale must be two rising zooms in [0.1, 10], got {list(self.scale)}"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise CardError(f"params.yaml: precision must be fp32 or bf16, got {self.precision!r}")
 
