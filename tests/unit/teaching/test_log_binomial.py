@@ -23,6 +23,7 @@ from kdpipe.datasets import read_image
 from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.nets.log_binomial import LogBinomialBins, Span
 from kdpipe.store import Store, StoredLogBinomial, layout, ledger, open_store
+from kdpipe.store.verify import verify
 from kdpipe.teachers import build_network, load_teacher
 from kdpipe.teachers.base import BICUBIC_PADDED, Teacher, TeacherOutput
 from kdpipe.teaching import Options, plan
@@ -151,12 +152,13 @@ def test_torch_expands_what_is_stored(taught: Taught) -> None:
     np.testing.assert_allclose(on_device.probabilities()[0], bins.probabilities(), atol=1e-4)
 
 
-def test_plain_zarr_reads_the_arrays(taught: Taught) -> None:
+def test_plain_zarr_reads_the_arrays_and_verify_finds_nothing(taught: Taught) -> None:
     store = taught.store
 
     pair, points = (plain(store.path, name) for name in (layout.BIN_PAIR, layout.BIN_POINTS))
 
     codec = stored(store, 0).codec
+    assert verify(store.path) == []
     assert pair.shape == (10, 2, 96, 96)
     assert points.shape == (10, codec.points((96, 96)))
     for number in range(10):
