@@ -158,7 +158,7 @@ def test_plain_zarr_reads_the_arrays_and_verify_finds_nothing(taught: Taught) ->
     pair, points = (plain(store.path, name) for name in (layout.BIN_PAIR, layout.BIN_POINTS))
 
     codec = stored(store, 0).codec
-    assert verify(store.path) == []
+    assert verify(store.path).problems == ()
     assert pair.shape == (10, 2, 96, 96)
     assert points.shape == (10, codec.points((96, 96)))
     for number in range(10):
