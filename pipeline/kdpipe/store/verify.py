@@ -85,7 +85,7 @@ def verify(
     except StoreError as error:
         if not finished(path):
             raise
-        seen, shards = list(_records_only(path)), 0
+        seen, shards = list(_records_only(path)), finished(path)[-1] + 1
         trusted, problems = _trusted(path, None, seen), [_lost_root(path, error)]
     else:
         seen, shards = list(_inspect_all(path, info, quick, workers, progress)), info.shards

@@ -100,6 +100,7 @@ def repair(
     info = _mend_metadata(path, found, source) if rewritten else read_info(path)
     if layout.metadata_path(path) in rewritten:  # all else was compared with it
         found = verify(path)
+        problems = tuple(dict.fromkeys((*problems, *found.problems)))
     changed: tuple[int, ...] = ()
     if found.broken:
         options = options or Options(workers=0, batch_size=batch_size_of(path))

@@ -185,6 +185,21 @@ def test_a_sound_store_is_left_alone_without_card_weights_or_rows() -> None:
     assert not MANIFEST.exists()
 
 
+def test_a_lost_root_and_what_it_hid_are_mended_in_one_go() -> None:
+    make_photos(20)
+    teach()
+    expected, root = content(), layout.metadata_path(STORE)
+    broken = shard_file(layout.DEPTH)
+    flip(broken)
+    root.unlink()
+
+    done = repair(STORE)
+
+    assert [one.file for one in done.problems] == [root, broken]
+    assert (done.rewritten, done.shards) == ((root,), (1,))
+    assert content() == expected
+
+
 def test_a_lost_root_that_cannot_be_proved_is_one_line() -> None:
     make_photos(20)
     teach()
