@@ -105,6 +105,8 @@ ATTRIBUTES = "kdpipe"
 DEPTH = "depth"
 BIN_CODES = "bins/codes"
 BIN_EDGES = "bins/edges"
+BIN_PAIR = "bins/pair"
+BIN_POINTS = "bins/points"
 EXTENT = "extent"
 EXTENT_FIELDS = ("height", "width", "frame_height", "frame_width", "top", "left", "focal")
 """Columns of `extent`: native size, frame size, place of the frame in the file [pixels], and the
@@ -122,8 +124,6 @@ def shard_path(store: Path, array: str, shard: int, dimensions: int) -> Path:
 
 
 def record_path(store: Path, shard: int) -> Path:
-BIN_PAIR = "bins/pair"
-BIN_POINTS = "bins/points"
     """The ledger record that makes a shard count."""
     return store / "ledger" / f"{shard:07d}.json"
 
