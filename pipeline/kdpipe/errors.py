@@ -42,6 +42,10 @@ class ClaimError(StoreError):
     """Another process holds, or took over, the claim of this shard."""
 
 
+class LostClaimError(ClaimError):
+    """This process held the claim of a shard, and slept or was stopped for longer than its lease."""
+
+
 class TrainingError(KdpipeError):
     """A training cannot start as asked, or its loss is no longer a number."""
 

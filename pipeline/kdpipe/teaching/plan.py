@@ -210,6 +210,17 @@ def complete_records(path: Path, info: StoreInfo) -> list[Record] | None:
     return whole if len(whole) == info.shards else None
 
 
+def _bins_codec(card: TeacherCard) -> Companded | LogBinomial | None:
+    """How the card's kind of distribution is kept."""
+    if card.bins == "companded":
+        return Companded()
+    if card.bins == "none":
+        return None
+    sizes = build(Sizes, card.network, f"teachers/{card.name}: network")
+    span = (card.min_depth, card.max_depth) if sizes.centers == "normed" else None
+    return LogBinomial(bins=sizes.bins, attractors=sizes.points, span=span)
+
+
 def _is_whole(path: Path, record: Record, info: StoreInfo) -> bool:
     try:
         check_record(path, record, info)
@@ -226,17 +237,6 @@ def _check_rows(path: Path, record: Record, rows: Rows) -> None:
     for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
         if before != after:
             found = "the data set has no such row now" if after is None else f"now it is {after!r}"
-def _bins_codec(card: TeacherCard) -> Companded | LogBinomial | None:
-    """How the card's kind of distribution is kept."""
-    if card.bins == "companded":
-        return Companded()
-    if card.bins == "none":
-        return None
-    sizes = build(Sizes, card.network, f"teachers/{card.name}: network")
-    span = (card.min_depth, card.max_depth) if sizes.centers == "normed" else None
-    return LogBinomial(bins=sizes.bins, attractors=sizes.points, span=span)
-
-
             raise StaleStoreError(
                 f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
                 "end; restore their order, or remove the store and its manifest and teach again"

@@ -65,12 +65,12 @@ class Measure:
     """Largest native size (h, w) over the frame sizes asked for [pixels]."""
 
     bins: int | None
+    """Of a free distribution."""
+
     rule: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-    """Of a free distribution."""
-
 class Step:
     """Progress: so many images more."""
 
