@@ -13,13 +13,15 @@ import secrets
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from kdpipe.errors import CardError, ClaimError, StoreError
+from kdpipe.errors import CardError, ClaimError, LostClaimError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, create_exclusively, disk_errors, read_json
+from kdpipe.store.manifest import manifest_beside
 from kdpipe.strict import build
 
 LEASE_SECONDS = 600.0
@@ -105,32 +107,41 @@ class Claim:
         """Proves that the claim is still ours, and renews its lease.
 
         Raises:
-            ClaimError: the lease ran out, or another process took the shard over.
+            LostClaimError: the lease ran out, or another process took the shard over.
         """
-        slept = _awake() - self._renewed
-        if slept > self.owner.lease:
-            raise ClaimError(
-                f"shard {self.shard} of {self.store}: this process slept {slept:.0f} s, its lease "
-                f"is {self.owner.lease:.0f} s: nothing was written; run the same command again"
-            )
-        if not self._is_ours():
-            raise ClaimError(
-                f"shard {self.shard} of {self.store}: another process took it over: "
-                "nothing was written; run the same command again"
-            )
+        now = _awake()
+        if self._slept() > self.owner.lease or not self._is_ours():
+            raise self.lost()
         with contextlib.suppress(FileNotFoundError):  # broken since: the next `hold` says so
             os.utime(self.path)
-        self._renewed = _awake()
+        self._renewed = now
+
+    def lost(self) -> LostClaimError:
+        """What to raise when the shard is not ours any more."""
+        slept = self._slept()
+        why = "another process took it over"
+        if slept > self.owner.lease:
+            why = f"this process slept {slept:.0f} s, its lease is {self.owner.lease:.0f} s"
+        return LostClaimError(
+            f"shard {self.shard} of {self.store}: {why}: this attempt wrote nothing; it is tried "
+            "once more, or run the same command again"
+        )
 
     def release(self) -> None:
-        """Gives the shard back; does nothing where another process has taken it over."""
+        """Gives the shard back; does nothing where another process has taken it over.
+
+        What the disk refuses stays: it is over with this process, or with its lease.
+        """
         # An interrupt may come after the work folder was made and before its writer could clear it.
         shutil.rmtree(layout.work_dir(self.store, self.shard, self.owner.token), ignore_errors=True)
         if not self._is_ours():
             return
         for generation in _generations(self.store, self.shard):
             if generation <= self._generation:
-                layout.claim_path(self.store, self.shard, generation).unlink(missing_ok=True)
+                _give_back(layout.claim_path(self.store, self.shard, generation), self.shard)
+
+    def _slept(self) -> float:
+        return _awake() - self._renewed
 
     def _is_ours(self) -> bool:
         newest = _generations(self.store, self.shard)[-1:]
@@ -154,13 +165,11 @@ def tidy(store: Path, run: str) -> None:
             continue
         is_over = owner.is_gone and layout.record_path(store, shard).exists()
         if owner.run == run or is_over:
-            shutil.rmtree(layout.work_dir(store, shard, owner.token), ignore_errors=True)
-            path.unlink(missing_ok=True)
-    for folder in (layout.claim_path(store, 0, 0).parent, layout.record_path(store, 0).parent):
-        for path in folder.glob(".*.tmp"):  # killed while it wrote one of these small files
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEASE_SECONDS:
-                    path.unlink()
+            _give_back(path, shard)
+    for path in _half_written(store):
+        with contextlib.suppress(OSError, StoreError):
+            if _age(path) > LEASE_SECONDS:
+                path.unlink()
 
 
 def refuse_living(store: Path) -> None:
@@ -178,12 +187,15 @@ def refuse_living(store: Path) -> None:
 def _refuse_living(store: Path, shard: int, generation: int) -> None:
     path = layout.claim_path(store, shard, generation)
     owner = _owner(path)
+    if owner is not None and owner.is_gone:
+        return
     try:
-        age = time.time() - path.stat().st_mtime
+        age = _age(path)
+        if age < 0:  # the clock was set back since: the lease begins anew, now
+            os.utime(path)
     except FileNotFoundError:
         return  # given back since
-    lease = owner.lease if owner is not None else LEASE_SECONDS
-    if (owner is not None and owner.is_gone) or age > lease:
+    if age > (owner.lease if owner is not None else LEASE_SECONDS):
         return
     raise ClaimError(
         f"shard {shard} of {store} is held by {owner or 'an unreadable claim'}, renewed "
@@ -196,6 +208,38 @@ def _owner(path: Path) -> Owner | None:
         return build(Owner, read_json(path), str(path))
     except (FileNotFoundError, CardError, StoreError):
         return None  # an unreadable claim is respected until its lease is over
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written or touched, by its disk's clock: machines' clocks differ."""
+    probe = path.with_name(f".now.{secrets.token_hex(4)}.tmp")
+    with disk_errors(path.parent):
+        probe.touch()
+        try:
+            return probe.stat().st_mtime - path.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def _half_written(store: Path) -> Iterator[Path]:
+    """The small files that a process was killed at, or is at; work folders go with their claim."""
+    yield from store.parent.glob(f".{manifest_beside(store).name}.*.tmp")
+    work = layout.work_dir(store, 0, "").parent
+    for folder, folders, names in os.walk(store):
+        folders[:] = [one for one in folders if Path(folder, one) != work]
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                yield Path(folder, name)
+
+
+def _give_back(path: Path, shard: int) -> None:
+    """Removes a claim, and before it the work of its owner."""
+    owner = _owner(path)
+    if owner is not None:
+        store = path.parents[1]
+        shutil.rmtree(layout.work_dir(store, shard, owner.token), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _generations(store: Path, shard: int) -> list[int]:

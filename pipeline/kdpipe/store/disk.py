@@ -83,18 +83,28 @@ def parse_json(content: bytes, path: Path) -> dict[str, object]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = _write_beside(path, content)
     beside.replace(path)
     sync_folder(path.parent)
 
 
-def create_exclusively(path: Path, content: bytes) -> bool:
+def create_exclusively(path: Path, content: bytes, work: Path | None = None) -> bool:
     """Creates a file with all of its content, if there is none of this name.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        work: a folder of the same disk where it grows; None: beside its final name.
 
     Returns:
         Whether this call created it; of several processes one gets True.
+
+    Raises:
+        FileNotFoundError: somebody took `work` away: nothing was created.
     """
-    beside = _write_beside(path, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _write_beside(path if work is None else work / path.name, content)
     try:
         created = link_exclusively(beside, path)
     finally:
@@ -123,7 +133,6 @@ def link_exclusively(source: Path, target: Path) -> bool:
 
 
 def _write_beside(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("wb") as file:

@@ -60,19 +60,32 @@ class Record:
         return sum(one.bytes for one in self.arrays.values())
 
     @property
+    def bad_ids(self) -> dict[str, str]:
+        """Row id -> why it has no depth."""
+        return {self.ids[int(number) - self.start]: why for number, why in self.bad.items()}
+
+    @property
     def digest(self) -> str:
         """Of the shard's content, the same wherever and whenever it was taught."""
         lasting = {k: v for k, v in asdict(self).items() if k != "environment"}
         return hashlib.sha256(as_json(lasting)).hexdigest()
 
 
-def write_record(path: Path, record: Record) -> bool:
+def write_record(path: Path, record: Record, work: Path | None = None) -> bool:
     """Makes a shard count.
+
+    Args:
+        path: of the store.
+        record: of the shard.
+        work: the writer's own folder, which a successor takes away; see create_exclusively.
 
     Returns:
         False: another process's record is there already.
+
+    Raises:
+        FileNotFoundError: a successor took `work` away: the shard is not ours any more.
     """
-    return create_exclusively(layout.record_path(path, record.shard), _sealed(record))
+    return create_exclusively(layout.record_path(path, record.shard), _sealed(record), work)
 
 
 def read_record(path: Path, shard: int) -> Record | None:

@@ -3,6 +3,11 @@
 claim -> chunks, encoded as they come, into files of the work folder -> index -> flush -> link under
 the final names -> flush the folders -> ledger record. The record, created exclusively, makes the
 arrays visible together; without it their files are leftovers that the next owner removes.
+
+A claim alone cannot hold back a process that slept just after it looked whether the claim is still
+its own. The work folder does: all that becomes visible is linked from it, all that goes is moved
+into it, and a successor takes the folder away, in one step, before it reads or changes anything.
+Whoever wakes up then can neither finish the shard nor remove what its successor finished.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +39,7 @@ class ShardWriter:
     def __init__(self, info: StoreInfo, claim: Claim) -> None:
         self.info = info
         self.claim = claim
-        self._before = read_record(claim.store, claim.shard)
+        self._before: Record | None = None
         """What this shard replaces: a shorter tail, or one with bad rows."""
         self._folder = layout.work_dir(claim.store, claim.shard, claim.owner.token)
         self._files: dict[str, _ShardFile] = {}
@@ -43,16 +48,19 @@ class ShardWriter:
         """Clears what a killed owner left, and opens the files.
 
         Raises:
+            ClaimError: the claim was lost.
             StoreError: the disk refuses.
         """
         store, shard = self.claim.store, self.claim.shard
-        with disk_errors(store):
-            self.claim.hold()
-            for leftover in layout.work_dirs(store, shard):
-                shutil.rmtree(leftover, ignore_errors=True)
-            if self._before is None:
-                self._remove_files()
+        with self._owning():
             self._folder.mkdir(parents=True)
+            self.claim.hold()  # only now: whoever takes the claim after this look finds the folder
+            for folder in layout.work_dirs(store, shard):
+                if folder != self._folder:
+                    self._take_away(folder)
+            self._before = read_record(store, shard)
+            if self._before is None:
+                self._take_files_away()
             for one in self.info.arrays:
                 path = self._folder / one.name.replace("/", ".")
                 self._files[one.name] = _ShardFile(one, path, self.info.shard_rows)
@@ -79,7 +87,7 @@ class ShardWriter:
             StoreError: a map is larger than the store's chunks, or the disk refuses.
         """
         at = row - self.claim.shard * self.info.shard_rows
-        with disk_errors(self.claim.store):
+        with self._owning():
             for name, one in values.items():
                 self._files[name].append(at, one)
 
@@ -97,34 +105,46 @@ class ShardWriter:
             StoreError: the disk refuses.
         """
         store, shard = self.claim.store, self.claim.shard
-        with disk_errors(store):
+        with self._owning():
             digests = {name: one.finish() for name, one in self._files.items()}
             self.claim.hold()
-            if read_record(store, shard) != self._before:
-                raise ClaimError(f"shard {shard} of {store} was finished by another process")
             if self._before is not None:
-                layout.record_path(store, shard).unlink()
+                self._take_away(layout.record_path(store, shard))
                 sync_folder(layout.record_path(store, shard).parent)
-                self._remove_files()
+                self._take_files_away()
             for name, one in self._files.items():
-                self._link(one.path, self.info.file(store, name, shard))
+                target = self.info.file(store, name, shard)
+                if not link_exclusively(one.path, target):
+                    raise ClaimError(f"{target} is being written by another process")
             whole = replace(record, arrays=digests)
-            if not write_record(store, whole):
+            if not write_record(store, whole, self._folder):
                 raise ClaimError(f"shard {shard} of {store} was finished by another process")
         return whole
 
-    def _link(self, source: Path, target: Path) -> None:
-        try:
-            ours = link_exclusively(source, target)
-        except FileNotFoundError:
-            ours = False  # a successor cleared our work away
-        if not ours:
-            raise ClaimError(f"{target} is being written by another process: nothing to do here")
+    @contextlib.contextmanager
+    def _owning(self) -> Iterator[None]:
+        """Turns a disk's errors into one line, the loss of the work folder into the claim's own."""
+        with disk_errors(self.claim.store):
+            try:
+                yield
+            except FileNotFoundError as error:
+                if self._folder.is_dir():
+                    raise
+                raise self.claim.lost() from error
 
-    def _remove_files(self) -> None:
+    def _take_away(self, path: Path) -> None:
+        """Removes a file, or another's work folder, unless ours is taken away itself."""
+        gone = self._folder / f"gone.{path.parent.name}.{path.name}"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(gone)
+            if gone.is_dir():
+                shutil.rmtree(gone, ignore_errors=True)
+            else:
+                gone.unlink()
+
+    def _take_files_away(self) -> None:
         for one in self.info.arrays:
-            path = self.info.file(self.claim.store, one.name, self.claim.shard)
-            path.unlink(missing_ok=True)
+            self._take_away(self.info.file(self.claim.store, one.name, self.claim.shard))
 
 
 class _ShardFile:

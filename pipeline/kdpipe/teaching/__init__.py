@@ -132,6 +132,7 @@ def run(
         precision=params.precision,
         batch_size=options.batch_size,
         run=secrets.token_hex(4),
+        retry_bad=options.retry_bad,
     )
     info = plans.open_existing(path, subject, length)
     tally, pool, seconds = None, make_pool(assignment, options), 0.0
@@ -164,8 +165,8 @@ def run(
     return Done(
         path=path,
         manifest=manifest if complete else None,
-        written=sum(one.images for one in tally.taught) if tally else 0,
-        kept=sum(one.stop - one.start for one in plan.kept),
+        written=_images(tally, is_new=True),
+        kept=sum(one.stop - one.start for one in plan.kept) + _images(tally, is_new=False),
         bad=_bad(plan, tally),
         bytes=sum(one.bytes for one in [*plan.kept, *(tally.taught if tally else ())]),
         seconds=seconds,
@@ -199,8 +200,11 @@ def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
 def _bad(plan: Plan, tally: Tally | None) -> dict[str, str]:
     bad: dict[str, str] = {}
     for record in plan.kept:
-        for number, reason in record.bad.items():
-            bad[record.ids[int(number) - record.start]] = reason
+        bad.update(record.bad_ids)
     for one in tally.taught if tally else ():
         bad.update(one.bad)
     return bad
+
+
+def _images(tally: Tally | None, *, is_new: bool) -> int:
+    return sum(one.images for one in tally.taught if one.is_new == is_new) if tally else 0

@@ -170,16 +170,32 @@ def make_plan(
         last = min(last, -(-limit // info.shard_rows))
     done, kept, missing = set(finished(path)), [], []
     for shard in range(first, last):
-        record = read_record(path, shard) if shard in done else None
-        if record is None or not _is_whole(path, record, info):
-            missing.append(shard)
-            continue
-        _check_rows(path, record, rows)
-        if record.stop < info.rows_of(shard)[1] or (retry_bad and record.bad):
+        record = None
+        if shard in done:
+            record = find_finished(path, shard, info, rows, retry_bad=retry_bad)
+        if record is None:
             missing.append(shard)
         else:
             kept.append(record)
     return Plan(info=info, missing=tuple(missing), kept=tuple(kept))
+
+
+def find_finished(
+    path: Path, shard: int, info: StoreInfo, rows: Rows, *, retry_bad: bool = False
+) -> Record | None:
+    """The record of a shard; None where the shard is to be taught, for the first time or again.
+
+    Raises:
+        StaleStoreError: its rows were reordered or edited.
+        StoreError: the record is torn.
+    """
+    record = read_record(path, shard)
+    if record is None or not _is_whole(path, record, info):
+        return None
+    _check_rows(path, record, rows)
+    if record.stop < info.rows_of(shard)[1] or (retry_bad and record.bad):
+        return None
+    return record
 
 
 def check_space(path: Path, plan: Plan) -> None:

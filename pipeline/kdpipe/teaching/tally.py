@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from kdpipe.errors import ClaimError, KdpipeError, StoreError
+from kdpipe.errors import ClaimError, KdpipeError, LostClaimError, StoreError
 from kdpipe.teaching.worker import Step, Taught, Worker
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ class Failed:
     message: str
     is_held: bool = False
     """Another process has its claim."""
+
+    is_lost: bool = False
+    """This process had the claim, and slept through its lease."""
 
     is_final: bool = False
     """Trying again, or another shard, would fail alike: full disk, unreadable weights."""
@@ -78,6 +81,8 @@ class Tally:
         if event.is_final:
             self.stop = self.stop or event
         elif event.is_held and event.shard not in self._held:
+            if event.is_lost:
+                log.warning("%s", event.message)
             self._held[event.shard] = time.monotonic()
             self.queue.append(event.shard)
         elif event.is_held:
@@ -100,7 +105,8 @@ def events(worker: Worker, shard: int, info: StoreInfo) -> Generator[Event, None
     try:
         yield from worker.teach(shard, info)
     except ClaimError as error:
-        yield Failed(shard=shard, message=str(error), is_held=True)
+        lost = isinstance(error, LostClaimError)
+        yield Failed(shard=shard, message=str(error), is_held=True, is_lost=lost)
     except KdpipeError as error:
         yield Failed(shard=shard, message=str(error), is_final=True)
     except Exception as error:

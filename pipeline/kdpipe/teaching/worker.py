@@ -25,6 +25,7 @@ from kdpipe.store.ledger import Record
 from kdpipe.store.writer import ShardWriter
 from kdpipe.teaching.batches import Batch, BatchReader, ahead
 from kdpipe.teaching.encoding import Encoder
+from kdpipe.teaching.plan import find_finished
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
@@ -56,6 +57,9 @@ class Assignment:
     run: str = ""
     """One command's claims, whatever its number of workers."""
 
+    retry_bad: bool = False
+    """Shards with bad images are taught again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
@@ -83,6 +87,9 @@ class Taught:
 
     shard: int
     images: int
+    is_new: bool = True
+    """False: another process has taught it since this run was planned."""
+
     bad: Mapping[str, str]
     bytes: int
     seconds: float
@@ -174,9 +181,15 @@ class Worker:
             StoreError: the disk is full, a map larger than the store's.
             StaleStoreError: the teacher's rule is not the store's.
         """
-        claim = Claim.take(self.assignment.store, shard, self.assignment.run)
+        store, retry_bad = self.assignment.store, self.assignment.retry_bad
+        claim = Claim.take(store, shard, self.assignment.run)
         try:
-            yield from self._teach(claim, info)
+            there = find_finished(store, shard, info, self.rows, retry_bad=retry_bad)
+            if there is None:
+                yield from self._teach(claim, info)
+            else:
+                yield Step(images=there.stop - there.start)
+                yield _taught(there, is_new=False)
         finally:
             claim.release()
 
@@ -215,14 +228,7 @@ class Worker:
                     environment=self._environment(seconds, this.forward_seconds),
                 )
             )
-        yield Taught(
-            shard=claim.shard,
-            images=stop - start,
-            bad={self.rows[number].id: reason for number, reason in sorted(this.bad.items())},
-            bytes=record.bytes,
-            seconds=seconds,
-            forward_seconds=this.forward_seconds,
-        )
+        yield _taught(record, seconds=seconds, forward_seconds=this.forward_seconds)
 
     def _looked_at(
         self, start: int, stop: int, info: StoreInfo, this: _Pass
@@ -315,6 +321,20 @@ class Worker:
             "forward_seconds": round(forward_seconds, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def _taught(
+    record: Record, *, is_new: bool = True, seconds: float = 0.0, forward_seconds: float = 0.0
+) -> Taught:
+    return Taught(
+        shard=record.shard,
+        images=record.stop - record.start,
+        is_new=is_new,
+        bad=record.bad_ids,
+        bytes=record.bytes,
+        seconds=seconds,
+        forward_seconds=forward_seconds,
+    )
 
 
 def _wait_for(teacher: Teacher) -> None:

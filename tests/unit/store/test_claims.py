@@ -16,7 +16,7 @@ import pytest
 from kdpipe.errors import ClaimError
 from kdpipe.store import claims, layout
 from kdpipe.store.claims import Claim, tidy
-from kdpipe.store.disk import as_json
+from kdpipe.store.disk import as_json, read_json
 
 HOLD = """
 import sys, time
@@ -137,6 +137,57 @@ def test_an_unreadable_claim_is_respected_until_its_lease_is_over(tmp_path: Path
     Claim.take(tmp_path, 3, "mine").hold()
 
 
+def test_a_clock_that_was_set_back_gives_a_living_claim_one_more_lease(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path, lease=50)
+    path = layout.claim_path(tmp_path, 3, 1)
+    ahead = time.time() + 3600  # renewed an hour before the clock was set back by two
+    os.utime(path, (ahead, ahead))
+
+    with pytest.raises(ClaimError, match=rf"held by process {other.pid}"):
+        Claim.take(tmp_path, 3, "mine")
+    left = path.stat().st_mtime - time.time()
+    os.utime(path, (time.time() - 51,) * 2)
+    Claim.take(tmp_path, 3, "mine").hold()
+
+    assert -10 < left <= 0
+    other.kill()
+    other.wait()
+
+
+def test_a_clock_that_was_set_back_does_not_keep_the_claim_of_the_dead(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path)
+    ahead = time.time() + 3600
+    os.utime(layout.claim_path(tmp_path, 3, 1), (ahead, ahead))
+    other.kill()
+    other.wait()
+
+    Claim.take(tmp_path, 3, "mine").hold()
+
+
+def test_an_owner_does_not_care_for_the_clock(tmp_path: Path) -> None:
+    claim = Claim.take(tmp_path, 3, "mine", lease=100)
+
+    for hours in (-48, 48):
+        moment = time.time() + 3600 * hours
+        os.utime(claim.path, (moment, moment))
+        claim.hold()
+
+    assert abs(time.time() - claim.path.stat().st_mtime) < 50
+
+
+def test_giving_back_takes_along_what_dead_owners_left(tmp_path: Path) -> None:
+    other = hold_elsewhere(tmp_path)
+    token = str(read_json(layout.claim_path(tmp_path, 3, 1))["token"])
+    layout.work_dir(tmp_path, 3, token).mkdir(parents=True)
+    other.kill()
+    other.wait()
+
+    Claim.take(tmp_path, 3, "mine").release()
+
+    assert list((tmp_path / "claims").iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_tidying_gives_back_a_runs_own_claims_and_those_of_the_dead_on_finished_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,12 +200,25 @@ def test_tidying_gives_back_a_runs_own_claims_and_those_of_the_dead_on_finished_
         patch.setattr(claims, "_boot", lambda: "before the machine was started again")
         Claim.take(tmp_path, 3, "dead, finished")
         Claim.take(tmp_path, 5, "dead, unfinished")
-    old, new = tmp_path / "claims" / ".a.tmp", tmp_path / "claims" / ".b.tmp"
-    old.touch()
-    new.touch()
-    os.utime(old, (1, 1))
 
     tidy(tmp_path, "mine")
 
     left = sorted(one.name for one in (tmp_path / "claims").iterdir())
-    assert left == [".b.tmp", "0000002.1.json", "0000005.1.json"]
+    assert left == ["0000002.1.json", "0000005.1.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["claims/.a.tmp", "ledger/.a.tmp", ".zarr.json.1.tmp", "bins/codes/.zarr.json.1.tmp"]
+)
+def test_tidying_removes_what_was_half_written_long_ago(name: str, tmp_path: Path) -> None:
+    store = tmp_path / "toy.zarr"
+    old, new = store / name, (store / name).with_suffix(".new.tmp")
+    beside, others = tmp_path / ".toy.json.1.tmp", tmp_path / ".other.json.1.tmp"
+    for path in (old, new, beside, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1) if path != new else None)
+
+    tidy(store, "mine")
+
+    assert [path.exists() for path in (old, new, beside, others)] == [False, True, False, True]

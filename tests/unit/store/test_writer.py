@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.store.conftest import MakeStore, info_of, put, record_of, write_shard
 
-from kdpipe.errors import ClaimError, StoreError
+from kdpipe.errors import ClaimError, LostClaimError, StoreError
 from kdpipe.store import layout, ledger, open_store
 from kdpipe.store.claims import Claim
 from kdpipe.store.metadata import write_info
@@ -99,16 +99,40 @@ def test_a_writer_that_sleeps_just_before_its_last_step_cannot_replace_a_finishe
         put(writer, 0)
         os.utime(slow.path, (1, 1))
         record = write_shard(path, info_of(), 0)
-        with pytest.raises(ClaimError, match="finished by another"):
+        with pytest.raises(LostClaimError, match="took it over"):
             writer.commit(record_of(info, 0))
 
     assert ledger.read_record(path, 0) == record
     assert open_store(path).known(0)
 
 
-@pytest.mark.parametrize("step", ["the other has linked", "the other has cleared our work"])
+def test_a_writer_that_sleeps_before_it_clears_the_shard_cannot_clear_a_finished_one(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, info = make_store(shards=()), info_of()
+    slow, before = Claim.take(path, 0, "slow"), files(make_store("other.zarr", shards=(0,)))
+
+    def look_and_sleep() -> None:
+        os.utime(slow.path, (1, 1))
+        write_shard(path, info, 0)
+
+    monkeypatch.setattr(slow, "hold", look_and_sleep)
+    with pytest.raises(LostClaimError, match="took it over"), ShardWriter(info, slow):
+        pass
+
+    assert files(path) == before
+    assert open_store(path).known(0)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("the other has linked", "is being written by another process"),
+        ("the other has cleared our work", "took it over"),
+    ],
+)
 def test_two_writers_in_the_same_step_do_not_mix(
-    step: str, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    step: str, said: str, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, info = make_store(shards=()), info_of()
     slow = Claim.take(path, 0, "slow")
@@ -119,7 +143,7 @@ def test_two_writers_in_the_same_step_do_not_mix(
             info.file(path, layout.DEPTH, 0).write_bytes(b"theirs")
         else:
             shutil.rmtree(path / "work")
-        with pytest.raises(ClaimError, match="by another process"):
+        with pytest.raises(ClaimError, match=said):
             writer.commit(record_of(info, 0))
 
     assert ledger.finished(path) == []

@@ -280,6 +280,29 @@ def test_a_shard_that_another_process_holds_is_reported_and_the_rest_is_done(
     assert teach().written == 8
 
 
+def test_what_another_process_has_taught_meanwhile_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_photos(24)
+    Path("photos/0009.png").write_bytes(b"torn")
+
+    def meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        monkeypatch.chdir(before)
+        monkeypatch.setattr("kdpipe.teachers.load_teacher", load_toy)
+        teach(shards=(1, 2))
+        seen.append(layout.record_path(STORE, 1).read_bytes())
+
+    seen: list[bytes] = []
+    before = Path.cwd()
+    monkeypatch.setattr("kdpipe.teaching.plan.check_space", meanwhile)
+    done = teach()
+
+    assert (done.written, done.kept, list(done.bad)) == (16, 8, ["0009"])
+    assert layout.record_path(STORE, 1).read_bytes() == seen[0]
+    assert teach(retry_bad=True).written == 8
+
+
 def test_a_damaged_shard_is_taught_again() -> None:
     make_photos(24)
     teach()

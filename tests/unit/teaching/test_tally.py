@@ -46,6 +46,19 @@ def test_a_held_shard_is_tried_once_more_at_the_end(monkeypatch: pytest.MonkeyPa
         raise_what_failed(tally, 3)
 
 
+def test_whoever_lost_a_claim_says_so_though_it_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tally = Tally(queue=deque([0, 1]))
+    tally.note(Failed(shard=0, message="held", is_held=True))
+    assert caplog.messages == []
+
+    tally.note(Failed(shard=1, message="slept 700 s", is_held=True, is_lost=True))
+
+    assert caplog.messages == ["slept 700 s"]
+    assert list(tally.queue) == [0, 1, 0, 1]
+
+
 def test_a_shard_is_finished_once_it_was_taught_and_not_before() -> None:
     tally = Tally(queue=deque([0]))
     tally.note(Failed(shard=0, message="the worker died"))
