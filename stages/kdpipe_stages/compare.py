@@ -47,7 +47,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     from kdpipe.report.board import read_boards
     from kdpipe.report.tables import costs_table, lines_of, results_table
 
-    began, runs = time.monotonic(), []
+    began, runs = time.monotonic(), list[str]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
     for seed in range(seeds):  # by seed: cut short, each method has as many
         for name in methods:

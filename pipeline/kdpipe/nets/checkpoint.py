@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
 import warnings
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from kdpipe.errors import CheckpointError
 
+logger = logging.getLogger(__name__)
+
 _RECONSTRUCT = getattr(np, "_core").multiarray._reconstruct  # noqa: B009, private, but what files name
 _NUMPY: list[Any] = [
     _RECONSTRUCT,
@@ -27,8 +30,24 @@ _NUMPY: list[Any] = [
 ]
 """Names that make plain arrays and nothing else: BTS files keep their scores as arrays."""
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Keys of a checkpoint under which the state dict itself may lie."""
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict")
+"""Keys of a checkpoint under which the state dict itself may lie; weights averaged over a training
+(EMA) are what their authors evaluate, so they come first."""
+
+_PREFIXES = ("module.", "_orig_mod.", "ema_model.")
+"""Of data-parallel training, of torch.compile, of weights that were averaged beside a training."""
+
+_MARKS = {
+    "adaptive_bins_layer.": "AdaBins",
+    "conditional_log_binomial": "ZoeDepth",
+    "daspp_24": "BTS",
+    "neck.multi_att": "Depthformer",
+    "MFF.": "a network of Hu et al.",
+    "decode_head.upsample_custom": "a student of TIE-KD",
+    "backbone.embeddings": "a model of the Hugging Face hub",
+}
+"""Part of an entry's name -> whose checkpoint it is."""
 
 
 def sha256_of_file(path: Path) -> str:
@@ -40,9 +59,10 @@ def sha256_of_file(path: Path) -> str:
 def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """Reads the state dict in a checkpoint, on the CPU.
 
-    A wrapper {"state_dict": …} or {"model": …} is opened, the prefix `module.` of data-parallel
-    training is taken off. Nothing in the file is run: `weights_only=True`. Where its format allows,
-    the file is mapped, not read: filling a network then needs little more memory than the network.
+    A wrapper {"state_dict": …} or {"model": …} is opened, averaged weights (EMA) before others, and
+    prefixes like `module.` of data-parallel training are taken off. Nothing in the file is run:
+    `weights_only=True`. Where its format allows, the file is mapped, not read: filling a network
+    then needs little more memory than the network.
 
     Args:
         path: what `torch.save` wrote; zip or the older format.
@@ -124,8 +144,14 @@ def load_state(
     if problems:
         raise CheckpointError(
             f"{where} holds another network than {type(network).__name__} with {len(own)} entries: "
-            f"{'; '.join(problems)}. Check that card and file belong together"
+            f"{'; '.join(problems)}. {_looks_like(state)}Check that card and file belong together"
         )
+    for key, value in taken.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{where} holds values that are no numbers (NaN or infinite) in {key}, expected "
+                "finite weights: the training that wrote it diverged; take another file"
+            )
     network.load_state_dict(taken, strict=False)
 
 
@@ -161,6 +187,8 @@ def _is_zip(path: Path) -> bool:
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
     for name in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            if name in _AVERAGED:
+                logger.info("%s: the averaged weights under %r are taken", path, name)
             found = found[name]
             break
     advice = f"expected a state dict, alone or under one of {', '.join(_WRAPPERS)}"
@@ -169,7 +197,23 @@ def _tensors(path: Path, found: object) -> dict[str, Tensor]:
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path} holds {_describe(value)} as {key!r}, {advice}")
-    return {key.removeprefix("module."): value for key, value in found.items()}
+    return _plain_names(found)
+
+
+def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    averaged = {key: value for key, value in state.items() if key.startswith("ema_model.")}
+    plain = {}
+    for key, value in (averaged or state).items():
+        while prefix := next((one for one in _PREFIXES if key.startswith(one)), ""):
+            key = key.removeprefix(prefix)
+        if key != "n_averaged":  # of torch's AveragedModel
+            plain[key] = value
+    return plain
+
+
+def _looks_like(state: Mapping[str, Tensor]) -> str:
+    named = [name for mark, name in _MARKS.items() if any(mark in key for key in state)]
+    return f"It looks like {named[0]}. " if named else ""
 
 
 def _why_refused(path: Path, error: Exception) -> str:

@@ -51,7 +51,7 @@ class MobileNet(nn.Module):
         models = importlib.import_module("torchvision.models")
         features = models.mobilenet_v2(weights=None, width_mult=width).features
         self.mv2 = cast("nn.Sequential", features[: _TAPS[-1] + 1])
-        self.channels = tuple(self.mv2[tap].out_channels for tap in _TAPS)
+        self.channels = tuple(cast("int", self.mv2[tap].out_channels) for tap in _TAPS)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised (B, 3, H, W) -> four maps, finest first."""

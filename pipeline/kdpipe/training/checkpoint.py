@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+
+from kdpipe.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +91,25 @@ def write_whole(path: Path, write: Callable[[Sink], object]) -> None:
                 raise
             raise OSError(refused.errno, refused.strerror, str(path)) from error
     half.replace(path)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a second training of the same folder out, until this one leaves or dies.
+
+    Raises:
+        TrainingError: another process is in it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"{folder} is being trained by another process, expected to be alone: wait for "
+                "it, or stop it; then the same command goes on"
+            ) from error
+        yield
 
 
 def write_torch(path: Path, content: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -97,9 +98,16 @@ def train(
         plan: the rest.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, or another process trains in this folder.
         KeyboardInterrupt: after the state is saved.
     """
+    with checkpoint.alone(plan.folder):
+        return _train(network, stream, loss, validate, plan)
+
+
+def _train(
+    network: nn.Module, stream: Stream, loss: StepLoss, validate: Validate, plan: Plan
+) -> Trained:
     keep_freed_memory()
     network.to(plan.device)
     optimizer = make_optimizer(network, plan.recipe, plan.params)
@@ -163,6 +171,16 @@ def finish(plan: Plan, trained: Trained, summary: Mapping[str, object]) -> None:
     )
     if trained.finished:
         checkpoint.save(plan.folder, plan.identity, progress, {})
+
+
+def warn_if_unfinished(folder: Path) -> None:
+    """Says so where a folder's training was stopped before its last step."""
+    try:
+        said = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # weights from elsewhere have none
+    if isinstance(said, dict) and said.get("finished") is False:
+        logger.warning("%s was trained in part: run the same `kdpipe distill` to go on", folder)
 
 
 def seed_everything(seed: int) -> None:

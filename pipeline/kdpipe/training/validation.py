@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
+from kdpipe.errors import TrainingError
 from kdpipe.metrics.depth import depth_errors_of_valid
 from kdpipe.training.augment import Augment
 from kdpipe.training.samples import DistillDataset, Sample
@@ -74,11 +75,20 @@ class Validation:
         return {name: float(np.mean([one[name] for one in errors])) for name in SHOWN}
 
     def predict(self, network: nn.Module, batch: Sample) -> Tensor:
-        """Depth (B, h, w) [m] at the images' size, within the data set's range, on the CPU."""
+        """Depth (B, h, w) [m] at the images' size, within the data set's range, on the CPU.
+
+        Raises:
+            TrainingError: it is no number.
+        """
         device = next(network.parameters()).device
         with torch.no_grad():
             seen = {name: values.to(device) for name, values in batch.items()}
             depth = self._predict(network, seen).float().cpu()
+        if not bool(depth.isfinite().all()):
+            raise TrainingError(
+                f"{self._rows.name}: the network gives depth that is no number in validation, it "
+                "has diverged: lower learning_rate in params.yaml; the last checkpoint is kept"
+            )
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
         if depth.shape[-2:] != size:
             depth = F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]

@@ -192,3 +192,50 @@ def test_entries_that_the_forward_never_reads_may_be_absent() -> None:
 
     with pytest.raises(CheckpointError, match=r"1 missing: second\.bias"):
         load_state(Small(), state, "weights.pt")
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    network = nn.Linear(2, 1)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["bias"].fill_(float("nan"))
+
+    with pytest.raises(CheckpointError, match=r"no numbers .* in bias, expected finite weights"):
+        load_state(network, state, "nan.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda raw, averaged: {"model": raw, "model_ema": averaged},
+        lambda raw, averaged: {"state_dict": raw, "state_dict_ema": averaged},
+        lambda raw, averaged: {"ema_state_dict": averaged},
+        lambda raw, averaged: {
+            **{f"online_model.{key}": value for key, value in raw.items()},
+            **{f"ema_model.module.{key}": value for key, value in averaged.items()},
+        },
+        lambda raw, averaged: {"n_averaged": torch.tensor(3), **_prefixed("module.", averaged)},
+        lambda raw, averaged: {"state_dict": _prefixed("_orig_mod.", averaged)},
+    ],
+)
+def test_averaged_weights_come_before_those_of_the_last_step(
+    wrap: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], object], tmp_path: Path
+) -> None:
+    averaged = {"weight": torch.ones(1, 2), "bias": torch.ones(1)}
+    raw = {key: torch.zeros_like(value) for key, value in averaged.items()}
+    torch.save(wrap(raw, averaged), tmp_path / "ema.pt")
+
+    found = read_state(tmp_path / "ema.pt")
+
+    assert found.keys() == averaged.keys()
+    assert all(torch.equal(found[key], value) for key, value in averaged.items())
+
+
+def _prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def test_another_familys_checkpoint_is_named() -> None:
+    state = {"adaptive_bins_layer.conv3x3.weight": torch.zeros(1)}
+
+    with pytest.raises(CheckpointError, match="It looks like AdaBins"):
+        load_state(nn.Linear(2, 1), state, "AdaBins_nyu.pt")

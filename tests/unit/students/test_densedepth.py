@@ -170,7 +170,8 @@ def test_a_file_that_the_card_names_is_loaded(
 
     assert isinstance(network, DenseDepth)
     torch.testing.assert_close(
-        network.backbone.conv1.conv.weight, torchvision_network.features[0][0].weight
+        network.get_parameter("backbone.conv1.conv.weight"),
+        torchvision_network.features[0][0].weight,
     )
 
 

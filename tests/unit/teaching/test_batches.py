@@ -6,24 +6,30 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests.toy_teacher import make_photos, photo
 
+from kdpipe.datasets import read_image
+from kdpipe.teaching import batches
 from kdpipe.teaching.batches import BatchReader, ahead
 
+if TYPE_CHECKING:
+    from kdpipe.rows import Rows
+    from kdpipe.types import Image
 
-@pytest.mark.usefixtures("tmp_path")
+
 def test_neighbours_of_one_size_come_together_and_in_order() -> None:
     rows = make_photos(7, sizes=((12, 16), (12, 16), (12, 16), (8, 20)))
     bad: dict[int, str] = {}
 
-    batches = list(BatchReader(rows, 2).read(1, 7, bad))
+    read = list(BatchReader(rows, 2).read(1, 7, bad))
 
-    assert [batch.numbers for batch in batches] == [[1, 2], [3], [4, 5], [6]]
-    assert batches[0].images.shape == (2, 12, 16, 3)
-    assert np.array_equal(batches[1].images[0], photo(3, 8, 20))
+    assert [batch.numbers for batch in read] == [[1, 2], [3], [4, 5], [6]]
+    assert read[0].images.shape == (2, 12, 16, 3)
+    assert np.array_equal(read[1].images[0], photo(3, 8, 20))
     assert bad == {}
 
 
@@ -32,9 +38,9 @@ def test_an_unreadable_image_is_noted_and_the_rest_goes_on() -> None:
     Path("photos/0002.png").write_bytes(b"no image")
     bad: dict[int, str] = {}
 
-    batches = list(BatchReader(rows, 8).read(0, 4, bad))
+    read = list(BatchReader(rows, 8).read(0, 4, bad))
 
-    assert [batch.numbers for batch in batches] == [[0, 1, 3]]
+    assert [batch.numbers for batch in read] == [[0, 1, 3]]
     assert list(bad) == [2]
     assert "0002.png" in bad[2]
 
@@ -49,11 +55,14 @@ def test_a_batch_splits_into_its_first_and_last_images() -> None:
 
 
 def test_reading_stays_two_batches_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, read = make_photos(40), []
-    from kdpipe.teaching import batches
+    rows = make_photos(40)
+    read: list[int] = []
 
-    real = batches.read_image
-    monkeypatch.setattr(batches, "read_image", lambda r, n: (read.append(n), real(r, n))[1])
+    def noted(rows: Rows, number: int) -> Image:
+        read.append(number)
+        return read_image(rows, number)
+
+    monkeypatch.setattr(batches, "read_image", noted)
 
     reading = BatchReader(rows, 3).read(0, 40, {})
     next(reading)

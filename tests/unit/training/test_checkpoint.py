@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdpipe.errors import TrainingError
 from kdpipe.training import checkpoint
-from kdpipe.training.checkpoint import Point, Progress
+from kdpipe.training.checkpoint import Point, Progress, alone
 
 IDENTITY = {"params": {"steps": 4, "scale": (1.0, 1.3)}, "seed": 0}
 STATE = {"network": {"weight": torch.arange(3.0)}}
@@ -126,3 +127,16 @@ def test_a_finished_mark_is_no_state_to_go_on_from(
     with caplog.at_level(logging.WARNING):
         assert checkpoint.load(tmp_path, IDENTITY) is None
     assert "outputs are missing" in caplog.text
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    with (
+        alone(folder),
+        pytest.raises(TrainingError, match="is being trained by another process"),
+        alone(folder),
+    ):
+        pass
+    with alone(folder):
+        pass

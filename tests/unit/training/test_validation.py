@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdpipe.errors import TrainingError
 from kdpipe.rows import Rows
 from kdpipe.training.pictures import colours
 from kdpipe.training.validation import Validation
@@ -69,3 +70,10 @@ def test_colours_are_fixed_and_unknown_is_black() -> None:
     assert (painted[0, 0] == 0).all()
     assert (painted[0, 1] == alone[0, 0]).all()
     assert int(painted[0, 1].sum()) > int(painted[0, 2].sum()) > 0
+
+
+def test_a_network_that_diverged_is_one_line(make_tiny: MakeRows) -> None:
+    validation = Validation(make_tiny(), (48, 64), constant)
+
+    with pytest.raises(TrainingError, match="depth that is no number in validation"):
+        validation(Constant(float("nan")))
