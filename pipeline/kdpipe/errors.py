@@ -43,11 +43,15 @@ class ClaimError(StoreError):
 
 
 class LostClaimError(ClaimError):
-    """This process held the claim of a shard, and slept or was stopped for longer than its lease."""
+    """This process held a shard's claim, and slept or was stopped for longer than its lease."""
 
 
 class TrainingError(KdpipeError):
     """A training cannot start as asked, or its loss is no longer a number."""
+
+
+class ExportError(KdpipeError):
+    """A student has no ONNX form, its form gives another depth, or what makes it is missing."""
 
 
 class DeviceError(KdpipeError):

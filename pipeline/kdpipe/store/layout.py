@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdpipe.errors import UnknownNameError
+
 ARTIFACTS = Path("artifacts")
 FORMAT = 1
 """Of the store."""
@@ -48,6 +50,21 @@ def audit_path(data: str, teacher: str) -> Path:
 def student_dir(run: str) -> Path:
     """What `distill` writes."""
     return ARTIFACTS / "students" / run
+
+
+def find_student(run: str) -> Path:
+    """The folder of a run, by its name below artifacts/students or by its own path.
+
+    Raises:
+        UnknownNameError: there is no such folder.
+    """
+    folder = student_dir("any").parent
+    known = [path.name for path in folder.glob("*") if path.is_dir()]
+    if run in known:
+        return folder / run
+    if Path(run).is_dir():
+        return Path(run)
+    raise UnknownNameError(str(folder), run, known)
 
 
 def evaluation_path(run: str, data: str, split: str, protocol: str) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kdpipe.cards import load_teacher_card
+from kdpipe.datasets.indexed import rows_of
 from kdpipe.params import load_params
-from kdpipe.rows import read_rows
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
 from kdpipe.store.manifest import write_manifest
@@ -114,7 +114,7 @@ def run(
     options = options or Options()
     card = load_teacher_card(teacher, manifests)
     rows_file = layout.rows_path(data)
-    rows = read_rows(rows_file)
+    rows = rows_of(data, manifests)
     weights = find_weights(card, fitted_on or data, checkpoint)
     params = load_params().store
     if precision is not None:
