@@ -24,6 +24,7 @@ from kdpipe_stages.evaluate import evaluate
 from kdpipe_stages.fit import fit
 from kdpipe_stages.index import index
 from kdpipe_stages.listing import listing
+from kdpipe_stages.predict import predict
 from kdpipe_stages.report import report
 from kdpipe_stages.store import store
 from kdpipe_stages.teach import teach
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run large depth teachers once, keep what they said, train small students from it.",
 )
-for command in (index, fit, teach, audit, distill, evaluate, report):
+for command in (index, fit, teach, audit, distill, evaluate, report, predict):
     app.command()(command)
 app.command("list")(listing)
 app.add_typer(store, name="store")
@@ -58,6 +59,7 @@ def _root(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="kdpipe: %(message)s"
     )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries end in an error of ours
     logging.getLogger("kdpipe").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("index", "fit", "teach", "audit", "distill", "evaluate", "report", "list")
+COMMANDS = (
+    "index",
+    "fit",
+    "teach",
+    "audit",
+    "distill",
+    "evaluate",
+    "report",
+    "predict",
+    "list",
+)
 
 
 def kdpipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -76,7 +76,7 @@ class ToyProject:
         return depth.astype(np.float32)
 
     def add_student(self, run: layout.Run, *, vivid: bool = False, bins: str = "nyu") -> Path:
-        """A run's folder with a student of random weights; if vivid, its depth follows the image."""
+        """A run's folder with a random student; if `vivid`, its depth follows the image."""
         torch.manual_seed(run.seed)
         card = load_student_card(run.student)
         network = build_network(card, bins_domain=bins)

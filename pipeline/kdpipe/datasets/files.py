@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,21 @@ IMAGE_SUFFIXES = frozenset(
 
 TRUTH_SUFFIXES = frozenset((".npy", ".png"))
 CLASSES = 13
+
+
+def walk_images(folder: Path) -> Iterator[Path]:
+    """The image files below a folder, in no order.
+
+    Hidden files and folders are passed over, and folders that are symbolic links.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    for here, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in names:
+            if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(here, name)
 
 
 def read_image(rows: Rows, row: Row) -> Image:
@@ -107,6 +124,7 @@ def decode_image(data: bytes, path: str) -> Image:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode == "F":
         raise DataError(f"{path} holds floating point: an image of 8 or 16 bits is expected")
+    picture.info.pop("transparency", None)  # it is dropped; of a palette's, Pillow would warn
     try:
         return np.array(picture.convert("RGB"), dtype=np.uint8)
     except ValueError as error:
@@ -127,6 +145,10 @@ def decode_labels(data: bytes, path: str, largest: int) -> Labels:
         found = f"mode {picture.mode}" if labels is None else f"class {labels.max()}"
         raise DataError(f"{path}: found {found}, expected an 8-bit map of classes 0..{largest}")
     return labels
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"folder {error.filename} cannot be read ({error.strerror}): make it readable")
 
 
 def _decode_depth_png(data: bytes, path: str) -> NDArray[np.float64]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from kdpipe.datasets.files import IMAGE_SUFFIXES
+from kdpipe.datasets.files import IMAGE_SUFFIXES, walk_images
 from kdpipe.datasets.lists import ListedRow, read_lists
 from kdpipe.errors import DataError
 from kdpipe.rows import Row, check_inside
@@ -70,11 +69,8 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
     check_inside(folder)
     if not (root / folder).is_dir():
         raise DataError(f"{root / folder}, named in options.folders, is no folder: take it out")
-    for here, folders, names in os.walk(root / folder, onerror=_refuse):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if PurePath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield _text(Path(here, name).relative_to(root).as_posix())
+    for path in walk_images(root / folder):
+        yield _text(path.relative_to(root).as_posix())
 
 
 def _text(path: str) -> str:
@@ -83,7 +79,3 @@ def _text(path: str) -> str:
     except UnicodeEncodeError as error:  # Parquet holds UTF-8 only
         raise DataError(f"file name {path!r} is no UTF-8: rename the file") from error
     return path
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"folder {error.filename} cannot be read ({error.strerror}): make it readable")
