@@ -21,6 +21,7 @@ from kdpipe.errors import KdpipeError
 from kdpipe_stages.audit import audit
 from kdpipe_stages.distill import distill
 from kdpipe_stages.evaluate import evaluate
+from kdpipe_stages.export import export
 from kdpipe_stages.fit import fit
 from kdpipe_stages.index import index
 from kdpipe_stages.listing import listing
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run large depth teachers once, keep what they said, train small students from it.",
 )
-for command in (index, fit, teach, audit, distill, evaluate, report, predict):
+for command in (index, fit, teach, audit, distill, evaluate, report, predict, export):
     app.command()(command)
 app.command("list")(listing)
 app.add_typer(store, name="store")

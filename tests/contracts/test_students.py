@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from kdpipe.cards import card_names, load_student_card
+from kdpipe.export.graph import check, open_session, to_onnx
 from kdpipe.students import BINS, Student, build_network, load_student, save_student
 
 if TYPE_CHECKING:
@@ -60,3 +62,20 @@ def test_a_student_survives_being_saved(name: str, tmp_path: Path) -> None:
     assert student.bins.name == "kitti"
     for key, values in student.network.state_dict().items():
         assert torch.equal(values, network.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_student_becomes_onnx_of_any_size(name: str) -> None:
+    torch.manual_seed(0)
+    card = replace(load_student_card(name), width=0.125)
+    network = build_network(card)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # the forward pass below keeps maps from fading
+    with torch.no_grad():
+        network(torch.rand(4, 3, 64, 96))
+    student = Student(card, network.eval(), BINS["nyu"], (48, 64))
+
+    found = check(student, open_session(to_onnx(student, {}), threads=1))
+
+    assert len(found) >= 3

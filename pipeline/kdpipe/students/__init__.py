@@ -33,6 +33,8 @@ __all__ = [
 
 MODEL_FILE = "model.pt"
 CARD_FILE = "card.json"
+EXPORTS = ("model.onnx", "model-int8.onnx", "export.json")
+"""What `export` writes beside them: float, 8 bits, what was measured."""
 
 
 def build_network(
@@ -101,6 +103,8 @@ def load_student(
             )
         weights = Path(checkpoint)
     if head is not None:
+        if head not in ("dpm", "regression"):
+            raise UnknownNameError("heads", head, ("dpm", "regression"))
         card = dataclasses.replace(card, head=head)
     state = read_state(weights)
     family = load_family(card.family)
@@ -117,6 +121,8 @@ def save_student(
 ) -> None:
     """Writes a run's model.pt and card.json, each whole or not at all.
 
+    What was exported from earlier weights is removed.
+
     Args:
         run_dir: the run's folder; made if missing.
         network: what `build_network` gave, trained.
@@ -128,6 +134,8 @@ def save_student(
         OSError: the disk refuses; nothing half-written is left.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    for name in EXPORTS:
+        (run_dir / name).unlink(missing_ok=True)
     model = io.BytesIO()  # torch hides a full disk behind a RuntimeError
     torch.save({"state_dict": network.state_dict()}, model)
     _write(run_dir / MODEL_FILE, model.getvalue())

@@ -111,12 +111,9 @@ class Student:
         Raises:
             DataError: the images have another shape or type.
         """
-        rgb = as_rgb(images).to(self.device)
-        height, width = rgb.shape[-2:]
-        if self.size is not None and self.size != (height, width):
-            rgb = F.interpolate(
-                rgb, self.size, mode="bilinear", align_corners=False, antialias=True
-            ).clamp(0, 1)
+        whole = as_rgb(images).to(self.device)
+        height, width = whole.shape[-2:]
+        rgb = self.resize(whole)
         was_training = self.network.training
         self.network.eval()
         depth = self._depth(rgb)
@@ -128,6 +125,14 @@ class Student:
                 depth[:, None], (height, width), mode="bilinear", align_corners=True
             )[:, 0]
         return depth.float().cpu()
+
+    def resize(self, rgb: Tensor) -> Tensor:
+        """Brings RGB (B, 3, H, W) in [0, 1] to the size that the network sees."""
+        if self.size is None or self.size == tuple(rgb.shape[-2:]):
+            return rgb
+        return F.interpolate(
+            rgb, self.size, mode="bilinear", align_corners=False, antialias=True
+        ).clamp(0, 1)
 
     def _depth(self, rgb: Tensor) -> Tensor:
         output: StudentOutput = self.network(rgb)

@@ -13,7 +13,7 @@ import torch
 
 from kdpipe.cards import load_student_card
 from kdpipe.errors import CheckpointError, DataError, UnknownNameError
-from kdpipe.students import Student, build_network, load_student, save_student
+from kdpipe.students import EXPORTS, Student, build_network, load_student, save_student
 from kdpipe.students.base import BINS, as_rgb, bins_of
 
 if TYPE_CHECKING:
@@ -41,6 +41,16 @@ def test_a_saved_student_comes_back_the_same(run_dir: Path) -> None:
     assert (student.bins.name, student.size) == ("nyu", (32, 48))
     torch.testing.assert_close(student.predict(IMAGES), fresh.predict(IMAGES))
     assert sorted(p.name for p in run_dir.iterdir()) == ["card.json", "model.pt"]
+
+
+def test_what_was_exported_from_earlier_weights_goes(run_dir: Path) -> None:
+    for name in EXPORTS:
+        (run_dir / name).touch()
+    student = load_student(run_dir)
+
+    save_student(run_dir, student.network, student.card, "nyu", (64, 96))
+
+    assert sorted(path.name for path in run_dir.iterdir()) == ["card.json", "model.pt"]
 
 
 def test_depth_has_the_images_size_and_stays_in_range(run_dir: Path) -> None:
