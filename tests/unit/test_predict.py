@@ -276,7 +276,9 @@ def test_a_name_that_the_disk_does_not_take_is_one_images_fault(toy: ToyProject)
 def test_a_student_that_gives_no_number_writes_nothing(toy: ToyProject) -> None:
     weights = layout.student_dir(RUN) / "model.pt"
     content = torch.load(weights, weights_only=True)
-    content["state_dict"]["decode_head.conv_out.0.bias"][:] = torch.nan
+    for key in content["state_dict"]:
+        if key.startswith("decode_head"):
+            content["state_dict"][key] *= 1e20  # finite, but not what is computed from it
     torch.save(content, weights)
 
     done = predict.run([Path("toy/7.png")], run=RUN, output=Path("out"))
