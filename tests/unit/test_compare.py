@@ -51,7 +51,7 @@ def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: W
 
     baseline = "tiny_none_mobilenetv2-small_none_s"
     distilled = "tiny+pool_adabins-small_mobilenetv2-small_res-kd-mse_s"
-    trained = {path.name for path in layout.student_dir("any").parent.iterdir()}
+    trained = {path.name for path in layout.student_dir("any").parent.iterdir() if path.is_dir()}
     assert trained == {f"{baseline}0", f"{baseline}1", f"{distilled}0", f"{distilled}1"}
     lines = {line["key"]: line for line in values["lines"]}  # type: ignore[attr-defined]
     assert lines["none"]["seeds"] == lines["res-kd-mse+pool"]["seeds"] == 2

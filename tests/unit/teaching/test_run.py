@@ -23,6 +23,7 @@ from kdpipe.errors import (
     KdpipeError,
     StaleStoreError,
     StoreError,
+    UnknownNameError,
 )
 from kdpipe.rows import Rows, make_rows, write_rows
 from kdpipe.store import StoredBins, layout, ledger, open_store
@@ -247,7 +248,9 @@ def test_missing_weights_say_where_they_were_looked_for_and_which_flag_helps() -
 
 
 def test_a_data_set_that_was_not_indexed_is_named() -> None:
-    with pytest.raises(DataError, match="kdpipe index --data photos"):
+    with pytest.raises(DataError, match="kdpipe index --data rooms"):
+        teaching.run(TEACHER, "rooms", options=Options(workers=0))
+    with pytest.raises(UnknownNameError, match=r"nothing called 'photos'\. Known: folder, kitti"):
         teach()
 
 
