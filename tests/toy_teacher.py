@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kdpipe import teachers
 from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
+from kdpipe.errors import DataError
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, write_atomically
@@ -38,6 +39,9 @@ class ToyTeacher(Teacher):
     fails_on: int | None = None
     """Raises for an image whose first red value is this."""
 
+    needs_focal: bool = False
+    """Refuses images without a focal length."""
+
     fits: int = 1000
     """Images that the memory of its device holds."""
 
@@ -46,6 +50,8 @@ class ToyTeacher(Teacher):
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")) * len(rgb))
         if self.fails_on in (rgb[:, 0, 0, 0] * 255).round().int().tolist():
             raise RuntimeError("the toy broke")
+        if self.needs_focal and focal is None:
+            raise DataError("the toy found no focal length, expected one an image")
         if len(rgb) > self.fits:
             raise torch.OutOfMemoryError(f"CUDA out of memory: {len(rgb)} images")
         depth = 0.5 + 9 * rgb[:, 1, ::2, ::2]

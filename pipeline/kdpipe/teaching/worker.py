@@ -155,10 +155,13 @@ class Worker:
         from kdpipe.teachers import Bins  # torch
 
         natives, bins, rule = [], None, ""
+        focals = self.rows.table["fx"].to_pylist()
+        focal = np.ones(1, np.float32) if any(focals) else None  # any will do for a shape
         refused: DataError | None = None
         for height, width in frames:
             try:
-                out = self.teacher.predict(np.zeros((1, height, width, 3), np.uint8))
+                black = np.zeros((1, height, width, 3), np.uint8)
+                out = self.teacher.predict(black, focal=focal)
             except DataError as error:
                 refused = error  # its rows will be bad, with this reason
                 continue

@@ -397,3 +397,18 @@ def test_another_precision_is_another_store() -> None:
 
     with pytest.raises(StaleStoreError, match="precision is 'fp32' in the store, expected 'bf16'"):
         teaching.run(TEACHER, "photos", precision="bf16", options=Options(workers=0))
+
+
+def test_a_teacher_that_needs_focal_lengths_gets_those_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = make_photos(8)
+    monkeypatch.setattr(ToyTeacher, "needs_focal", True)
+
+    assert teach().written == 8
+
+    shutil.rmtree(STORE)
+    without = [replace(row, fx=None) for row in rows[:]]
+    write_rows(layout.rows_path("photos"), make_rows(rows.card, rows.root, without))
+    with pytest.raises(DataError, match="found no focal length"):
+        teach()
