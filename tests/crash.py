@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,8 @@ class Steps:
                 self.reach(f"open {path}")
         elif event in _CHANGES:
             names = [str(one) for one in values[:2] if isinstance(one, str | os.PathLike)]
-            self.reach(f"{event} {' -> '.join(names)}")
+            if names:  # not our own cut of an open file
+                self.reach(f"{event} {' -> '.join(names)}")
 
     def _is_awaited(self, name: str) -> bool:
         for one in self._waiting:
@@ -225,6 +227,9 @@ def _drop_privileges() -> None:
 
 
 _context = multiprocessing.get_context("forkserver")
+_children = threading.Lock()
+"""Each start also asks how the others ended: of two who ask at once, one gets no answer."""
+
 _FIRST_CALL = "kdpipe_stages.names kdpipe.datasets.folder PIL.PngImagePlugin pyarrow.dataset"
 _context.set_forkserver_preload([__name__, "typer._adapters", *_FIRST_CALL.split()])
 
@@ -232,14 +237,17 @@ _context.set_forkserver_preload([__name__, "typer._adapters", *_FIRST_CALL.split
 def start(order: Order) -> BaseProcess:
     """Starts `teach` in a process of its own."""
     process = _context.Process(target=_teach, args=(order,))
-    process.start()
+    with _children:
+        process.start()
     return process
 
 
 def end(process: BaseProcess) -> int:
     """Waits for it and gives its exit status, < 0 where a signal ended it."""
-    process.join(240)
-    assert process.exitcode is not None, "it hangs"
+    assert wait([process.sentinel], 240), "it hangs"
+    with _children:
+        process.join()
+    assert process.exitcode is not None
     return process.exitcode
 
 

@@ -180,10 +180,11 @@ def test_nothing_gets_its_final_name_before_its_bytes_are_flushed(cases: Cases) 
             flushed.add(ending(source))
         elif kind in ("os.link", "os.rename") and not target.name.startswith("gone."):
             assert ending(source) in flushed, step
+            if target.parent.name == "ledger":
+                assert {int(one.name.split(".")[1]) for one in linked[-4:]} == {int(target.stem)}
+                assert all(ending(one.parent) in flushed for one in linked[-4:]), step
             flushed.discard(ending(target.parent))  # its folder has to be flushed anew
             linked.append(target)
-        elif kind == "os.link" and target.parent.name == "ledger":
-            assert all(ending(one.parent) in flushed for one in linked[-4:]), step
 
     assert len([one for one in linked if one.parent.name == "ledger"]) == PHOTOS // SHARD_ROWS
     assert all(ending(one.parent) in flushed for one in linked)

@@ -110,17 +110,21 @@ def test_a_writer_that_sleeps_before_it_clears_the_shard_cannot_clear_a_finished
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, info = make_store(shards=()), info_of()
-    slow, before = Claim.take(path, 0, "slow"), files(make_store("other.zarr", shards=(0,)))
+    slow, finished = Claim.take(path, 0, "slow"), files(make_store("other.zarr", shards=(0,)))
 
-    def look_and_sleep() -> None:
+    def look_and_sleep(*_: object) -> None:
+        monkeypatch.undo()
         os.utime(slow.path, (1, 1))
-        write_shard(path, info, 0)
+        with ShardWriter(info, Claim.take(path, 0, "successor")) as writer:
+            for number in range(*info.rows_of(0)):
+                put(writer, number)
+            writer.commit(record_of(info, 0))
 
-    monkeypatch.setattr(slow, "hold", look_and_sleep)
+    monkeypatch.setattr("kdpipe.store.writer.read_record", look_and_sleep)
     with pytest.raises(LostClaimError, match="took it over"), ShardWriter(info, slow):
         pass
 
-    assert files(path) == before
+    assert [one for one in files(path) if not one.startswith("claims")] == finished
     assert open_store(path).known(0)
 
 
