@@ -37,7 +37,7 @@ AT_ONCE = 2
 """Kills of different stores that go on side by side."""
 
 STEPS = {
-    "before the store has its root": r"rename .*\.zarr/\.zarr\.json",
+    "before the store has its root": r"link .*\.zarr/\.zarr\.json",
     "before the claim": r"link .*claims/0000001",
     "during the claim": r"remove .*claims/\.0000001",
     "before data": r"look 8",
@@ -257,6 +257,29 @@ def test_whoever_slept_at_any_step_changes_nothing(cases: Cases) -> None:
 
     with ThreadPool(AT_ONCE) as threads:
         threads.map(lambda at: sleeps_and_wakes(cases, at=at), unlike(steps))
+
+
+@pytest.mark.parametrize(
+    "step", [STEPS["before the store has its root"], r"open .*/depth/\.zarr\.json"]
+)
+def test_of_two_who_make_a_store_at_once_the_second_is_refused_what_differs(
+    step: str, cases: Cases
+) -> None:
+    project = cases.copy("new")
+    slow = crash.start(Order(folder=project, steps=(step,), signal=signal.SIGSTOP))
+    crash.wait_until_stopped(slow)
+    (project / "params.yaml").write_text("store: {max_relative_error: 0.01}")
+
+    quick = crash.run(project)
+    before = crash.content(project)
+    os.kill(slow.pid or 0, signal.SIGCONT)
+    status = crash.end(slow)
+
+    assert (quick, status) == (0, 1)
+    (said,) = crash.said_by(project, slow)
+    assert "codecs.depth.max_relative_error is 0.01 in the store, expected 0.001" in said
+    assert crash.content(project).items() <= before.items()
+    assert verify(project / STORE).problems == ()
 
 
 def test_a_lease_is_over_after_its_seconds(cases: Cases) -> None:

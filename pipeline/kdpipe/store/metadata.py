@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from kdpipe.codecs import Codec, Log16, LogBinomial, codec_of
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
-from kdpipe.store.disk import as_json, read_json, write_atomically
+from kdpipe.store.disk import as_json, create_exclusively, read_json, write_atomically
 from kdpipe.store.shards import ArrayFormat
 from kdpipe.strict import build, digest_of
 
@@ -141,6 +141,22 @@ def write_info(path: Path, info: StoreInfo) -> None:
     """Makes a store's groups and arrays, or gives them a new length. The root comes last."""
     for name, content in documents(info).items():
         write_atomically(layout.metadata_path(path, name), content)
+
+
+def create_info(path: Path, info: StoreInfo) -> StoreInfo:
+    """Makes a store, unless another process makes one at the same time.
+
+    Returns:
+        The attributes of the store that is there now.
+    """
+    *nodes, (_, root) = documents(info).items()
+    for name, content in nodes:
+        write_atomically(layout.metadata_path(path, name), content)
+    if create_exclusively(layout.metadata_path(path), root):
+        return info
+    there = read_info(path)
+    write_info(path, there)  # its arrays may be as ours since
+    return there
 
 
 def documents(info: StoreInfo) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from kdpipe.store import identity as identities
 from kdpipe.store import layout
 from kdpipe.store.disk import disk_errors
 from kdpipe.store.ledger import Record, check_record, finished, read_record
-from kdpipe.store.metadata import StoreInfo, formats, read_info, write_info
+from kdpipe.store.metadata import StoreInfo, create_info, formats, read_info, write_info
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def create(path: Path, identity: identities.Identity, length: int, seen: Measure
     """Makes an empty store of so many rows, its shapes as measured.
 
     Raises:
+        StaleStoreError: another process made it just now, of another identity.
         StoreError: the disk refuses.
     """
     codecs = cast("Mapping[str, object]", identity["codecs"])
@@ -102,8 +103,9 @@ def create(path: Path, identity: identities.Identity, length: int, seen: Measure
         bins = codec if isinstance(codec, LogBinomial) else seen.bins
     info = StoreInfo(identity=identity, rows=length, arrays=formats(seen.native, bins))
     with disk_errors(path):
-        write_info(path, info)
-    return info
+        there = create_info(path, info)
+    identities.compare(path, there.identity, identity)
+    return there
 
 
 def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None:
