@@ -25,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -37,7 +37,7 @@ from typer.main import get_command
 
 from kdpipe import teachers
 from kdpipe.store import layout, ledger
-from kdpipe.store.claims import Claim
+from kdpipe.store.claims import Claim, Owner
 from kdpipe.teaching import pool, tally
 from kdpipe_stages import cli
 
@@ -271,6 +271,16 @@ def said_by(folder: Path, process: BaseProcess) -> list[str]:
     """The lines in which it spoke of errors."""
     lines = (folder / f"said-{process.pid}").read_text().splitlines()
     return [one for one in lines if one.startswith("kdpipe:") or "Traceback" in one]
+
+
+def owners(folder: Path) -> list[int]:
+    """Living processes that hold a claim."""
+    found = []
+    for path in (folder / STORE).glob("claims/*.json"):
+        with suppress(FileNotFoundError):  # given back just now
+            owner = Owner(**json.loads(path.read_bytes()))
+            found += [] if owner.is_gone else [owner.pid]
+    return found
 
 
 def content(folder: Path) -> dict[str, bytes | str]:

@@ -429,12 +429,12 @@ def test_on_ray_a_killed_driver_with_and_without_its_workers_goes_on(large: Case
 
     for also_workers in (False, True):
         driver = crash.start(order)
-        while len(ledger.finished(project / STORE)) <= finished or not owners(project):
+        while len(ledger.finished(project / STORE)) <= finished or not crash.owners(project):
             assert driver.is_alive(), crash.said_by(project, driver)
             time.sleep(0.01)
         finished = len(ledger.finished(project / STORE))
         driver.kill()
-        for pid in owners(project) if also_workers else ():
+        for pid in crash.owners(project) if also_workers else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert crash.end(driver) == -signal.SIGKILL
@@ -444,15 +444,5 @@ def test_on_ray_a_killed_driver_with_and_without_its_workers_goes_on(large: Case
 
     assert status == 0, crash.said_by(project, last)
     assert len(crash.computed_twice(project)) <= 2 * len(pids)
-    folders = Path(tempfile.gettempdir()).glob("kdpipe-*-*")
-    assert not [one for one in folders if int(one.name.split("-")[2]) in pids]
+    assert not [p for pid in pids for p in Path(tempfile.gettempdir()).glob(f"kdpipe-*-{pid}-*")]
     goes_on(project, large.expected, after="drivers", kills=2 * len(pids))
-
-
-def owners(project: Path) -> list[int]:
-    """Processes that hold a claim."""
-    found = []
-    for path in (project / STORE).glob("claims/*.json"):
-        with contextlib.suppress(FileNotFoundError):  # given back just now
-            found.append(int(json.loads(path.read_bytes())["pid"]))
-    return found

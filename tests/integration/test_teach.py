@@ -1,11 +1,10 @@
-"""`kdpipe teach` as a process: killed, interrupted, twice at once, on a full disk, on Ray."""
+"""`kdpipe teach` as a process: interrupted, and on Ray. What else happens to it: test_crash.py."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -93,47 +92,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         return content()
 
 
-def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(
-    project: Path, expected: dict[str, object]
-) -> None:
-    make_photos(48)
-    chance, killed = random.Random(0), 0
-
-    for _ in range(4):
-        process = start(TOY, seconds=0.03)
-        wait_for(lambda pid=process.pid: pid in owners(), process)  # type: ignore[misc]
-        time.sleep(chance.uniform(0, 0.5))
-        process.kill()
-        process.communicate(timeout=120)
-        killed += process.returncode == -signal.SIGKILL
-        assert not layout.manifest_path("photos", TEACHER).exists()
-    last = start(TOY)
-    out, err = last.communicate(timeout=120)
-
-    assert killed == 4
-    assert "images taught" in out, err
-    assert content() == expected
-    assert verify(STORE).problems == ()
-
-
-def test_two_at_once_share_no_shard_and_write_the_same_store(
-    project: Path, expected: dict[str, object]
-) -> None:
-    make_photos(48)
-
-    both = [start(TOY, seconds=0.02) for _ in range(2)]
-    ends = [(one.communicate(timeout=120), one.returncode) for one in both]
-
-    assert {status for _, status in ends} <= {0, 1}
-    assert 0 in [status for _, status in ends]
-    for (_, err), status in ends:
-        lines = [line for line in err.splitlines() if line.startswith("kdpipe:")]
-        assert status == 0 or (len(lines) == 1 and "held by process" in lines[0]), err
-    assert content() == expected
-    runs = [ledger.read_record(STORE, shard) for shard in ledger.finished(STORE)]
-    assert len({str(one.environment["run"]) for one in runs if one is not None}) == 2
-
-
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_a_valid_part_and_goes_on(
     kind: signal.Signals, project: Path, expected: dict[str, object]
@@ -157,26 +115,6 @@ def test_interrupted_it_leaves_a_valid_part_and_goes_on(
     assert leftovers == []
     assert not rest.returncode
     assert content() == expected
-
-
-def test_a_full_disk_is_one_line_and_what_is_finished_stays(project: Path) -> None:
-    make_photos(200)
-    Path("artifacts/stores").mkdir()
-    command = " ".join(f"'{one}'" for one in TOY)
-    script = f"mount -t tmpfs -o size=100k none artifacts/stores && {command}; echo status $?; ls"
-    script += " artifacts/stores/photos/*/ledger artifacts/stores/photos/*/work | grep -c json"
-    space = shutil.which("unshare")
-    if space is None or subprocess.run([space, "-Urm", "true"], check=False).returncode:
-        pytest.skip("no user namespaces here, so no small tmpfs")
-
-    process = start([space, "-Urm", "sh", "-c", script])
-    out, err = process.communicate(timeout=120)
-
-    lines = [line for line in err.splitlines() if line.startswith("kdpipe:")]
-    assert "status 1" in out, err
-    assert len(lines) == 1
-    assert "the disk is full" in lines[0]
-    assert int(out.split()[-1]) > 0, "no shard was finished"
 
 
 def make_network() -> None:
