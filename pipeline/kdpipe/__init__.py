@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from kdpipe import metrics as metrics
     from kdpipe.store import open_store as open_store
     from kdpipe.students import load_student as load_student
-    from kdpipe.teachers import load_teacher as load_teacher
+    from kdpipe.teaching.weights import load_teacher as load_teacher
     from kdpipe.training.samples import DistillDataset as DistillDataset
 
 _PUBLIC = {
     "DistillDataset": "kdpipe.training.samples",
     "load_student": "kdpipe.students",
-    "load_teacher": "kdpipe.teachers",
+    "load_teacher": "kdpipe.teaching.weights",
     "losses": "kdpipe.losses",
     "metrics": "kdpipe.metrics",
     "open_store": "kdpipe.store",

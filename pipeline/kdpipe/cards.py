@@ -345,7 +345,9 @@ def resolve_teacher(name: str, domain: str, manifests: Path | None = None) -> st
         if (resolved := f"{name}-{ending}") in known:
             logger.info("teacher %s is %s for images of domain %r", name, resolved, domain)
             return resolved
-    raise UnknownNameError("manifests/teachers", name, known)
+    family = [one for one in known if one.startswith(f"{name}-")]
+    lacks = f"no card of {name!r} for images of domain {domain!r}" if family else ""
+    raise UnknownNameError("manifests/teachers", name, family or known, lacks)
 
 
 def load_student_card(name: str, manifests: Path | None = None) -> StudentCard:

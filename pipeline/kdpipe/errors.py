@@ -12,10 +12,9 @@ class KdpipeError(Exception):
 class UnknownNameError(KdpipeError):
     """No card, method, split or protocol answers to this name."""
 
-    def __init__(self, where: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(
-            f"{where} has nothing called {name!r}. Known: {', '.join(sorted(known)) or 'none'}."
-        )
+    def __init__(self, where: str, name: str, known: Iterable[str], lacks: str = "") -> None:
+        lacks = lacks or f"nothing called {name!r}"
+        super().__init__(f"{where} has {lacks}. Known: {', '.join(sorted(known)) or 'none'}.")
 
 
 class CardError(KdpipeError):

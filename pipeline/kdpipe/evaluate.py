@@ -7,6 +7,7 @@ pixel what is usual there and never looks at the image: who does not beat it has
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def run(
     rules = find_protocol(protocol or card.protocol).within(card.min_depth, card.max_depth)
     images = list(_judge(rows, subject.predicted, rules))
     metrics = mean_errors(images)
-    skipped = sum(image.errors is None for image in images)
+    skipped = _say_skipped(images, rows.name)
     values = {
         **subject.about,
         "data": rows.name,
@@ -303,6 +304,18 @@ def _judge(rows: Rows, predicted: Predicted, rules: Protocol) -> Iterator[ImageE
             errors = errors_of_image(depth, only_known(truth, depth), rules)
             why = "no truth that counts" if errors is None else None
         yield ImageErrors(row=number, id=ids[number], errors=errors, skipped=why)
+
+
+def _say_skipped(images: Sequence[ImageErrors], data: str) -> int:
+    """How many images were not judged; the log says why."""
+    why = Counter(image.skipped for image in images if image.errors is None)
+    if why:
+        reasons = ", ".join(f"{count} because of: {reason}" for reason, count in why.items())
+        log.warning(
+            "%d of %d images of %s are not in these figures: %s",
+            *(why.total(), len(images), data, reasons),
+        )
+    return why.total()
 
 
 def _median_errors(

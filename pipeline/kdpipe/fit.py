@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
-from kdpipe.errors import CheckpointError, TrainingError
+from kdpipe.errors import CheckpointError, DataError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import layout
-from kdpipe.teachers import build_network, load_teacher
+from kdpipe.teachers import build_network, load_teacher, make_teacher
 from kdpipe.teachers.weights import (
     digest_of,
     find_published,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from kdpipe.losses import Prediction
     from kdpipe.rows import Rows
+    from kdpipe.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +110,8 @@ def run(
         UnknownNameError: no such card or data set.
         DataError: not indexed yet, no train split, or no truth in it.
         CheckpointError: no recipe and no weights, or weights of another network.
-        TrainingError: the loss is no longer a number, or there is no such device.
+        TrainingError: it could not teach images of these sizes, the loss is no longer a number, or
+            there is no such device.
         KeyboardInterrupt: after the state is saved.
     """
     card = load_teacher_card(teacher, manifests)
@@ -157,9 +162,10 @@ def _train(
         )
     augment = augment_of(settings, rotation=recipe.rotation)
     dataset = DistillDataset(rows, transform=augment)
-    _check(card, rows, dataset, settings)
+    _check_truth(rows, dataset)
     seed_everything(plan.seed)
     network = build_network(card)
+    _check_sizes(make_teacher(card, network, mirror=False), rows, settings)
     if settings.encoder_weights is not None:
         _fill_encoder(network, card, Path(settings.encoder_weights))
     if recipe.start_at_data:
@@ -186,21 +192,42 @@ def _train(
     )
 
 
-def _check(card: TeacherCard, rows: Rows, dataset: DistillDataset, settings: TrainParams) -> None:
-    """Refuses a split without truth; says it if the teacher will see other sizes than now."""
-    first = rows[dataset.numbers[0]]
+def _check_truth(rows: Rows, dataset: DistillDataset) -> None:
     if not any(rows[number].truth is not None for number in dataset.numbers):
         raise TrainingError(
             f"{rows.name} has no measured depth in its train split, a teacher is fitted on labels: "
             "fit on another data set, then `kdpipe teach --fitted-on` it"
         )
-    seen = card.input_size or (first.height, first.width)
+
+
+def _check_sizes(teacher: Teacher, rows: Rows, settings: TrainParams) -> None:
+    """Refuses to train for images that it could not teach; says it if it will see other sizes.
+
+    Raises:
+        TrainingError: the network takes none of the data set's image sizes.
+    """
+    name = teacher.card.name
+    sides = rows.table.select(["height", "width"]).to_pydict()
+    frames = Counter(zip(sides["height"], sides["width"], strict=True))
+    refused: DataError | None = None
+    for height, width in frames:
+        try:
+            black = np.zeros((1, height, width, 3), np.uint8)
+            teacher.predict(black, focal=np.ones(1, np.float32))  # any focal length will do
+            break
+        except DataError as error:
+            refused = error
+    else:
+        raise TrainingError(
+            f"{name} could not teach {rows.name} once it is fitted: {refused}"
+        ) from refused
+    seen = teacher.size_seen(*frames.most_common(1)[0][0])
     trained = (settings.height, settings.width)
     if seen != trained:
         logger.warning(
-            "%s sees images of %dx%d when it teaches, but is fitted at %dx%d: set input_size in "
-            "its card, or height and width in params.yaml",
-            *(card.name, *seen, *trained),
+            "%s sees images of %dx%d when it teaches, but is fitted at %dx%d: set height and width "
+            "in params.yaml, or another size in its card",
+            *(name, *seen, *trained),
         )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from kdpipe.cards import TeacherCard, card_names, load_data, load_teacher_card
 from kdpipe.teachers import Teacher, build_network, family_names, load_teacher, make_teacher
+from kdpipe.teachers.weights import is_published
 
 CARDS = [load_teacher_card(name) for name in card_names("teachers")]
 MILLION = 1_000_000
@@ -70,10 +71,11 @@ def test_every_family_has_a_card_small_enough_to_be_tested_and_trained() -> None
 def test_a_card_says_what_a_reader_must_know(card: TeacherCard) -> None:
     assert {"paper", "licence", "weights", "kind"} <= card.about.keys()
     assert all(isinstance(card.about[key], str) for key in ("paper", "licence", "weights"))
-    if "file" in card.about:  # published: on what it was trained flatters it
+    if is_published(card):  # on what it was trained flatters it
         trained = card.about["trained_on"]
         assert isinstance(trained, list)
         assert all(load_data(name).name == name for name in trained)
+        assert trained or card.about["training_data"]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
@@ -159,6 +161,18 @@ def test_a_gpu_says_the_same(teacher: Teacher) -> None:
     if here.bins is not None and there.bins is not None:
         gap = there.bins.probabilities().cpu() - here.bins.probabilities()
         assert gap.abs().max() <= 1e-4
+
+
+def test_the_network_is_shown_the_size_that_is_said(teacher: Teacher) -> None:
+    shown: list[tuple[int, ...]] = []
+    hook = teacher.network.register_forward_pre_hook(
+        lambda _network, given: shown.append(tuple(given[0].shape[-2:]))
+    )
+
+    teacher.predict(images_of(1, ODD))
+    hook.remove()
+
+    assert shown == [teacher.size_seen(*ODD)]
 
 
 def test_odd_sizes_reach_the_frame(teacher: Teacher) -> None:

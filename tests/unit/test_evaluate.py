@@ -88,10 +88,18 @@ def test_a_teacher_is_judged_straight_from_its_store(toy: ToyProject) -> None:
     )  # the store's own bound: 1e-3
 
 
-def test_an_image_that_the_teacher_could_not_read_is_skipped_and_counted(toy: ToyProject) -> None:
+def test_an_image_that_the_teacher_could_not_read_is_skipped_and_counted(
+    toy: ToyProject, caplog: pytest.LogCaptureFixture
+) -> None:
     toy.add_store(bad=[4])
 
     done = evaluate.run(teacher=TEACHER, data="toy")
+
+    said = [line for line in caplog.messages if "not in these figures" in line]
+    assert said == [
+        "2 of 4 images of toy are not in these figures: 1 because of: the teacher could not read "
+        "its image, 1 because of: no truth that counts"
+    ]
 
     table = read_table(done.path.with_suffix(".parquet"))
     assert (done.summary.images, done.summary.skipped) == (2, 2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -13,6 +14,7 @@ import torch
 import yaml
 from PIL import Image as Pillow
 
+import kdpipe
 from kdpipe import fit
 from kdpipe.cards import load_teacher_card
 from kdpipe.errors import CheckpointError, TrainingError, UnknownNameError
@@ -115,6 +117,71 @@ def test_a_fitted_teacher_can_be_loaded_and_is_named_with_its_digest(
     assert pictures == ["step_000002.png", "step_000004.png"]
     with Pillow.open(done.path.parent / "pictures" / pictures[0]) as picture:
         assert picture.size == (3 * 96, 2 * 64)
+
+
+def test_python_takes_the_fitted_weights_by_itself(make_tiny: MakeRows, manifests: Path) -> None:
+    make_tiny()
+    card = load_teacher_card(TEACHER, manifests)
+    with pytest.raises(CheckpointError, match="run `kdpipe fit --teacher toy` first"):
+        kdpipe.load_teacher(card)
+    done = fit.run(TEACHER, "tiny", manifests=manifests, params=PARAMS, device="cpu")
+
+    found = kdpipe.load_teacher(card).network.state_dict()
+
+    fitted = read_state(done.path.parent / "model.pt")
+    assert all(torch.equal(found[name], value) for name, value in fitted.items())
+    other = layout.weights_path("other", TEACHER)
+    shutil.copytree(done.path.parent, other.parent)
+    kdpipe.load_teacher(card)  # the same weights: nothing to choose
+    other.write_text(other.read_text().replace(json.loads(other.read_text())["sha256"], "0" * 64))
+    with pytest.raises(CheckpointError, match=r"weights of other, tiny here.*fitted_on='other'"):
+        kdpipe.load_teacher(card)
+    kdpipe.load_teacher(card, fitted_on="tiny")
+
+
+def test_images_that_it_could_not_teach_are_refused_before_the_training(
+    make_tiny: MakeRows, tmp_path: Path
+) -> None:
+    """Enough patches at the size of the training, too few in the frames of 48x64."""
+    make_tiny()
+    network = {**TINY["adabins-kitti"], "queries": 12}
+    add_card(tmp_path / "cards/teachers", TEACHER, "adabins-small", network=network)
+
+    with pytest.raises(TrainingError, match=r"could not teach tiny.*3x4 = 12 patches.*13 to"):
+        fit.run(TEACHER, "tiny", manifests=tmp_path / "cards", params=PARAMS, device="cpu")
+
+    assert not layout.teacher_dir("tiny", TEACHER).exists()
+
+
+@pytest.mark.parametrize(
+    ("like", "network", "seen"),
+    [
+        ("zoedepth-small", {"target": [64, 96]}, None),
+        ("zoedepth-small", {"target": [32, 64]}, "32x64"),
+        ("hu-small", {"shorter_side": 24}, "24x32"),
+        ("hu-small", {}, "48x64"),
+    ],
+)
+def test_the_size_that_a_teacher_will_see_is_compared_with_the_training_s(
+    like: str,
+    network: dict[str, object],
+    seen: str | None,
+    make_tiny: MakeRows,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_tiny()
+    family = load_teacher_card(like).family
+    small = next(one for name, one in TINY.items() if name.startswith(family))
+    without = {key: value for key, value in small.items() if key != "domains"}
+    add_card(tmp_path / "cards/teachers", TEACHER, like, network={**without, **network})
+    once = Params(fit={TEACHER: replace(SHORT, steps=1)})
+
+    fit.run(TEACHER, "tiny", manifests=tmp_path / "cards", params=once, device="cpu")
+
+    said = [line for line in caplog.messages if "sees images of" in line]
+    assert len(said) == (0 if seen is None else 1)
+    assert seen is None or f"sees images of {seen} when it teaches" in said[0]
 
 
 def test_the_same_fit_gives_the_same_bytes(make_tiny: MakeRows, manifests: Path) -> None:

@@ -107,6 +107,13 @@ class Teacher(ABC):
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass over RGB (B, 3, H, W) in [0, 1], at the network's input size."""
 
+    def size_seen(self, height: int, width: int) -> tuple[int, int]:
+        """Size (H, W) that the network is shown of a frame of `height` x `width` [pixels].
+
+        What a network then makes of it itself, such as whole multiples of 32, is not counted.
+        """
+        return self.card.input_size or (height, width)
+
     @torch.inference_mode()
     def predict(self, images: Images, focal: Images | None = None) -> TeacherOutput:
         """Looks at a batch of frames of one size.

@@ -119,13 +119,21 @@ class HuTeacher(Teacher):
 
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass; `focal` is not read."""
-        shorter = min(rgb.shape[-2:])
-        if self._shorter_side is not None and shorter > self._shorter_side:
-            scale = self._shorter_side / shorter
-            size = (round(scale * rgb.shape[-2]), round(scale * rgb.shape[-1]))
+        size = self._shrunk(rgb.shape[-2], rgb.shape[-1])
+        if size != rgb.shape[-2:]:
             rgb = F.interpolate(rgb, size, mode="bilinear", antialias=True)
         out: HuOutput = self.network(rgb)
         return TeacherOutput(out.depth.clamp(min=self.card.min_depth))
+
+    def size_seen(self, height: int, width: int) -> tuple[int, int]:
+        """See `Teacher`: no larger than the card's shorter side asks for."""
+        return self._shrunk(*super().size_seen(height, width))
+
+    def _shrunk(self, height: int, width: int) -> tuple[int, int]:
+        if self._shorter_side is None or min(height, width) <= self._shorter_side:
+            return height, width
+        scale = self._shorter_side / min(height, width)
+        return round(scale * height), round(scale * width)
 
 
 def build(card: TeacherCard) -> nn.Module:

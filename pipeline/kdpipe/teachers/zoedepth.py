@@ -37,13 +37,26 @@ class ZoeDepthTeacher(Teacher):
         """
         sizes = cast("ZoeDepth", self.network).sizes
         infer = sizes.preprocess == "infer"
+        size = self._size_of(rgb.shape[-2], rgb.shape[-1])
         if infer:
             rgb = _reflected(rgb)
         if sizes.target is not None:
-            frame = (rgb.shape[-2], rgb.shape[-1])
-            rgb = resize(rgb, network_size(frame, sizes.target, keep_aspect=infer))
+            rgb = resize(rgb, size)
         out: ZoeDepthOutput = self.network(rgb)
         return TeacherOutput(out.depth, out.bins, BICUBIC_PADDED if infer else RULE)
+
+    def size_seen(self, height: int, width: int) -> tuple[int, int]:
+        """See `Teacher`: the card's target, or near it."""
+        return self._size_of(*super().size_seen(height, width))
+
+    def _size_of(self, height: int, width: int) -> tuple[int, int]:
+        sizes = cast("ZoeDepth", self.network).sizes
+        if sizes.target is None:
+            return height, width
+        infer = sizes.preprocess == "infer"
+        rows, columns = padding_of(height, width) if infer else (0, 0)
+        padded = (height + 2 * rows, width + 2 * columns)
+        return network_size(padded, sizes.target, keep_aspect=infer)
 
 
 def _reflected(rgb: Tensor) -> Tensor:

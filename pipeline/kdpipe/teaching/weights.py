@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdpipe.cards import load_teacher_card
 from kdpipe.errors import CardError, CheckpointError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import read_json
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
+    from kdpipe.teachers import Teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,57 @@ def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weigh
             f"{card.name} is affine-invariant, its depth has no metres, and a store holds metres: "
             "take a metric card, or fit this network's on measured depth"
         )
+    return _find(card, data, checkpoint)
+
+
+def load_teacher(
+    card: TeacherCard | str,
+    *,
+    checkpoint: Path | str | None = None,
+    fitted_on: str | None = None,
+    device: str = "cpu",
+    mirror: bool | None = None,
+    precision: str = "fp32",
+) -> Teacher:
+    """A teacher with its weights: given, fitted below this folder, cached, or downloaded.
+
+    Args:
+        card: itself, or its name in manifests/teachers.
+        checkpoint: published, or written by `kdpipe fit`, or a folder of transformers; loaded as
+            data, never as code.
+        fitted_on: the data set whose `fit` gave the weights; None: the only one that did.
+        device: a torch device's name.
+        mirror: average with the mirrored image; None: as the card says.
+        precision: `fp32`, or `bf16` or `fp16` for automatic mixed precision.
+
+    Raises:
+        CheckpointError: there are no weights, those of several data sets, or another network's.
+        DeviceError: the device is not there.
+        UnknownNameError: no such card or precision.
+    """
+    from kdpipe import teachers  # torch, where it is needed
+
+    card = load_teacher_card(card) if isinstance(card, str) else card
+    data = _fitted_on(card) if fitted_on is None and checkpoint is None else fitted_on
+    if data is not None and checkpoint is None:
+        checkpoint = _find(card, data, None).path
+    return teachers.load_teacher(
+        card, checkpoint=checkpoint, device=device, mirror=mirror, precision=precision
+    )
+
+
+def _fitted_on(card: TeacherCard) -> str | None:
+    """The data set that the card's only fitted weights are of; None: there are none."""
+    known = sorted(Path().glob(str(layout.weights_path("*", card.name))))
+    if len({str((_read(path) or {}).get("sha256")) for path in known}) > 1:
+        names = [path.parent.parent.name for path in known]
+        raise CheckpointError(
+            f"{card.name} has weights of {', '.join(names)} here: say which, fitted_on={names[0]!r}"
+        )
+    return known[0].parent.parent.name if known else None
+
+
+def _find(card: TeacherCard, data: str, checkpoint: Path | None) -> Weights:
     known = layout.weights_path(data, card.name)
     noted = _read(known)
     if checkpoint is not None:

@@ -84,7 +84,7 @@ def test_larger_frames_are_shrunk_to_the_published_side(
     monkeypatch.setattr(Hu, "forward", forward)
     depth = teacher.predict(images_of(1, *frame)).depth
 
-    assert sizes == [seen]
+    assert sizes == [seen] == [teacher.size_seen(*frame)]
     assert depth.shape == (1, 228, 304)
 
 

@@ -455,6 +455,7 @@ def test_infer_pads_by_reflection_and_comes_back_bicubically() -> None:
     depth = run(network, resize(padded, (64, 96))).depth
     whole = F.interpolate(depth[:, None], (108, 142), mode="bicubic", align_corners=False)
     assert out.rule == BICUBIC_PADDED
+    assert teacher.size_seen(72, 100) == (64, 96)
     torch.testing.assert_close(frame, whole[:, 0, 18:90, 21:121])
 
 
