@@ -26,7 +26,7 @@ test: .venv/complete static
 	python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: .venv/complete
-	python -m pytest -m slow
+	python -m pytest -m slow -n 2 --dist loadfile
 
 static: .venv/complete
 	ruff check .
