@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,7 @@ from kdpipe.store.writer import ShardWriter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from tests.s3_server import Server
 
     from kdpipe.types import Depth, Image
 
@@ -43,6 +44,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeRows: TypeAlias = Callable[..., Rows]
 MakeStore: TypeAlias = Callable[..., Store]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what tests/golden asks for."""
+    parser.addoption("--regold", action="store_true", help="write tests/golden anew, then compare")
 
 
 def scene(number: int, height: int = HEIGHT, width: int = WIDTH) -> tuple[Image, Depth]:
@@ -199,3 +205,19 @@ def bins_values(codec: object, depth: Depth, number: int) -> dict[str, NDArray[A
     np.put_along_axis(probabilities, above[None] - 1, 1 - part[None], 0)
     np.put_along_axis(probabilities, above[None], part[None], 0)
     return {layout.BIN_CODES: codec.encode(probabilities), layout.BIN_EDGES: edges}
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[Server]:
+    from tests.s3_server import Server
+
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_server(_s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """An empty bucket; see tests/s3_server.py."""
+    _s3_server.serve(monkeypatch)
+    return _s3_server

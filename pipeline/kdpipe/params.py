@@ -27,9 +27,17 @@ class StoreParams:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In which the teacher computes; less than fp32 is automatic mixed precision, for GPUs."""
 
+    root: str | None = None
+    """Where stores live, s3://bucket/prefix; None: artifacts/stores."""
+
     def __post_init__(self) -> None:
         _check("store.shard_rows", self.shard_rows, 1, 65536)
         _check("store.max_relative_error", self.max_relative_error, 1e-5, 0.1)
+        if self.root is not None and not self.root.startswith("s3://"):
+            raise CardError(
+                f"params.yaml: store.root must be s3://bucket/prefix, got {self.root!r}: leave it "
+                "out for artifacts/stores"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

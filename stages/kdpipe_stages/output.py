@@ -11,13 +11,24 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+
+def _store(path: str) -> Path:
+    from kdpipe.store.s3 import location  # only where a store is named: --help answers at once
+
+    return location(path)
+
+
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Manifests: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder of the cards; default: ./manifests, then kdpipe's own.")
 ]
 StorePath: TypeAlias = Annotated[
     Path,
-    typer.Argument(metavar="PATH", help="Of a store: artifacts/stores/<data>/<teacher>.zarr."),
+    typer.Argument(
+        metavar="PATH",
+        parser=_store,
+        help="Of a store: artifacts/stores/<data>/<teacher>.zarr, or s3://bucket/….",
+    ),
 ]
 
 

@@ -2,7 +2,8 @@
 
 A claim is a file that exactly one process can create. A claim whose process is dead, or whose lease
 ran out, is broken by creating the next generation of the same shard: again only one process can,
-and the old owner finds out the next time it looks.
+and the old owner finds out the next time it looks. A store on S3 has claims of another kind, see
+s3_claims.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kdpipe.errors import CardError, ClaimError, LostClaimError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, create_exclusively, disk_errors, read_json
 from kdpipe.store.manifest import manifest_beside
+from kdpipe.store.s3 import S3Path
 from kdpipe.strict import build
 
 LEASE_SECONDS = 600.0
@@ -60,6 +62,19 @@ class Owner:
         return self.boot != _boot() or _started(self.pid) != self.started
 
 
+def this_process(run: str, lease: float) -> Owner:
+    """This process as the owner of a new claim."""
+    return Owner(
+        run=run,
+        token=secrets.token_hex(8),
+        host=_host(),
+        boot=_boot(),
+        pid=os.getpid(),
+        started=_started(os.getpid()),
+        lease=lease,
+    )
+
+
 class Claim:
     """The right to write one shard, taken with `take` and proved with `hold`."""
 
@@ -68,7 +83,7 @@ class Claim:
         self.shard = shard
         self.owner = owner
         self._generation = generation
-        self._renewed = _awake()
+        self._renewed = awake()
 
     @property
     def path(self) -> Path:
@@ -83,22 +98,17 @@ class Claim:
             ClaimError: a living process holds it; the message says which.
             StoreError: the disk refuses.
         """
+        if isinstance(store, S3Path):
+            from kdpipe.store.s3_claims import S3Claim  # which is a Claim
+
+            return S3Claim.take_on_s3(store, shard, run, lease)
         generations = _generations(store, shard)
         if generations:
             _refuse_living(store, shard, generations[-1])
-        me = Owner(
-            run=run,
-            token=secrets.token_hex(8),
-            host=_host(),
-            boot=_boot(),
-            pid=os.getpid(),
-            started=_started(os.getpid()),
-            lease=lease,
-        )
         generation = generations[-1] + 1 if generations else 1
-        claim = cls(store, shard, generation, me)
+        claim = cls(store, shard, generation, this_process(run, lease))
         with disk_errors(store):
-            created = create_exclusively(claim.path, as_json(asdict(me)))
+            created = create_exclusively(claim.path, as_json(asdict(claim.owner)))
         if not created:
             raise ClaimError(f"shard {shard} of {store} was claimed by another process just now")
         return claim
@@ -109,7 +119,7 @@ class Claim:
         Raises:
             LostClaimError: the lease ran out, or another process took the shard over.
         """
-        now = _awake()
+        now = awake()
         if self._slept() > self.owner.lease or not self._is_ours():
             raise self.lost()
         with contextlib.suppress(FileNotFoundError):  # broken since: the next `hold` says so
@@ -141,7 +151,7 @@ class Claim:
                 _give_back(layout.claim_path(self.store, self.shard, generation), self.shard)
 
     def _slept(self) -> float:
-        return _awake() - self._renewed
+        return awake() - self._renewed
 
     def _is_ours(self) -> bool:
         newest = _generations(self.store, self.shard)[-1:]
@@ -159,6 +169,11 @@ def tidy(store: Path, run: str) -> None:
         store: to be tidied.
         run: whose claims are given back, finished or not.
     """
+    if isinstance(store, S3Path):
+        from kdpipe.store import s3_claims
+
+        s3_claims.give_back(store, run)
+        return
     for path in sorted(layout.claim_path(store, 0, 0).parent.glob("*.json")):
         owner, shard = _owner(path), int(path.name.split(".")[0])
         if owner is None:
@@ -172,12 +187,34 @@ def tidy(store: Path, run: str) -> None:
                 path.unlink()
 
 
+def give_back(store: Path, shard: int, run: str) -> None:
+    """Gives back the claim of a run's worker that died, perhaps on another machine.
+
+    Should it live on, it finds its claim and its work folder gone, as one that slept does.
+    """
+    if isinstance(store, S3Path):
+        from kdpipe.store import s3_claims
+
+        s3_claims.give_back(store, run, {shard})
+        return
+    for generation in _generations(store, shard):
+        path = layout.claim_path(store, shard, generation)
+        owner = _owner(path)
+        if owner is not None and owner.run == run:
+            _give_back(path, shard)
+
+
 def refuse_living(store: Path) -> None:
     """Refuses a store that somebody is writing.
 
     Raises:
         ClaimError: a claim is held by a living process; the message says which.
     """
+    if isinstance(store, S3Path):
+        from kdpipe.store import s3_claims
+
+        s3_claims.refuse_living(store)
+        return
     names = layout.claim_path(store, 0, 0).parent.glob("*.json")
     for shard in sorted({int(one.name.split(".")[0]) for one in names}):
         for generation in _generations(store, shard)[-1:]:
@@ -269,7 +306,7 @@ def _started(pid: int) -> str:
     return "" if fields[0] in ("Z", "X") else fields[19]
 
 
-def _awake() -> float:
+def awake() -> float:
     """Seconds that go on while the machine sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and stay after the power goes."""
+"""Files that appear whole or not at all, and stay after the power goes; objects of S3 do so."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from kdpipe.errors import StoreError
+from kdpipe.store import s3
+from kdpipe.store.s3 import S3Path
 
 
 @contextlib.contextmanager
@@ -83,6 +85,9 @@ def parse_json(content: bytes, path: Path) -> dict[str, object]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file as a whole."""
+    if isinstance(path, S3Path):
+        s3.replace(path, content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _write_beside(path, content)
     beside.replace(path)
@@ -103,6 +108,8 @@ def create_exclusively(path: Path, content: bytes, work: Path | None = None) -> 
     Raises:
         FileNotFoundError: somebody took `work` away: nothing was created.
     """
+    if isinstance(path, S3Path):
+        return s3.write(path, content, over=None) is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _write_beside(path if work is None else work / path.name, content)
     try:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdpipe.errors import UnknownNameError
+from kdpipe.params import load_params
+from kdpipe.store.s3 import location
 
 ARTIFACTS = Path("artifacts")
 FORMAT = 1
@@ -33,8 +35,10 @@ def weights_path(data: str, teacher: str) -> Path:
 
 
 def store_path(data: str, teacher: str) -> Path:
-    """What `teach` writes."""
-    return ARTIFACTS / "stores" / data / f"{teacher}.zarr"
+    """What `teach` writes, below artifacts/stores or where params.yaml says."""
+    root = load_params().store.root
+    folder = ARTIFACTS / "stores" if root is None else location(root)
+    return folder / data / f"{teacher}.zarr"
 
 
 def manifest_path(data: str, teacher: str) -> Path:
@@ -137,12 +141,22 @@ def metadata_path(store: Path, node: str = "") -> Path:
 
 def shard_path(store: Path, array: str, shard: int, dimensions: int) -> Path:
     """The file of one shard of an array of so many dimensions, chunk keys joined by dots."""
-    return store / array / ".".join(["c", str(shard), *["0"] * (dimensions - 1)])
+    return store / array / shard_name(shard, dimensions)
+
+
+def shard_name(shard: int, dimensions: int) -> str:
+    """The last part of `shard_path`."""
+    return f"c.{shard}{'.0' * (dimensions - 1)}"
 
 
 def record_path(store: Path, shard: int) -> Path:
     """The ledger record that makes a shard count."""
     return store / "ledger" / f"{shard:07d}.json"
+
+
+def consolidated_path(store: Path) -> Path:
+    """All records of a complete store in one file."""
+    return store / "ledger" / "consolidated.parquet"
 
 
 def claim_path(store: Path, shard: int, generation: int) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, create_exclusively, parse_json
+from kdpipe.store.s3 import S3Path
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
@@ -70,6 +71,49 @@ class Record:
         lasting = {k: v for k, v in asdict(self).items() if k != "environment"}
         return hashlib.sha256(as_json(lasting)).hexdigest()
 
+    @property
+    def line(self) -> Line:
+        """All but the rows' ids."""
+        return Line(
+            store=self.store,
+            shard=self.shard,
+            start=self.start,
+            stop=self.stop,
+            row_digest=self.row_digest,
+            arrays=self.arrays,
+            bad=self.bad,
+            bad_ids=self.bad_ids,
+            environment=self.environment,
+            digest=self.digest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A record but for the ids of its rows: what is kept in memory of all shards at once."""
+
+    store: str
+    shard: int
+    start: int
+    stop: int
+    row_digest: str
+    arrays: Mapping[str, FileDigest]
+    bad: Mapping[str, str]
+    bad_ids: Mapping[str, str]
+    environment: Mapping[str, object]
+    digest: str
+    """See Record."""
+
+    @property
+    def images(self) -> int:
+        """Rows, bad ones included."""
+        return self.stop - self.start
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(one.bytes for one in self.arrays.values())
+
 
 def write_record(path: Path, record: Record, work: Path | None = None) -> bool:
     """Makes a shard count.
@@ -85,7 +129,7 @@ def write_record(path: Path, record: Record, work: Path | None = None) -> bool:
     Raises:
         FileNotFoundError: a successor took `work` away: the shard is not ours any more.
     """
-    return create_exclusively(layout.record_path(path, record.shard), _sealed(record), work)
+    return create_exclusively(layout.record_path(path, record.shard), sealed(record), work)
 
 
 def read_record(path: Path, shard: int) -> Record | None:
@@ -101,13 +145,22 @@ def read_record(path: Path, shard: int) -> Record | None:
         return None
     except CardError as error:
         raise StoreError(f"{error}; remove this record and teach again") from error
-    if record.shard != shard or len(record.ids) != record.stop - record.start:
+    if record.shard != shard or not _is_consistent(record):
         raise StoreError(f"{where} is of shard {record.shard}: remove this record and teach again")
     return record
 
 
+def _is_consistent(record: Record) -> bool:
+    rows = {str(number) for number in range(record.start, record.stop)} if record.bad else set()
+    return len(record.ids) == record.stop - record.start and rows.issuperset(record.bad)
+
+
 def finished(path: Path) -> list[int]:
     """Numbers of the shards that have a record, sorted."""
+    if isinstance(path, S3Path):
+        from kdpipe.store import s3_claims
+
+        return s3_claims.finished(path)
     folder = layout.record_path(path, 0).parent
     if not folder.is_dir():
         return []
@@ -139,7 +192,7 @@ def check_record(path: Path, record: Record, info: StoreInfo) -> None:
             )
 
 
-def _sealed(record: Record) -> bytes:
+def sealed(record: Record) -> bytes:
     """A record's file: it carries the SHA-256 of its own other bytes, so that each of them counts.
 
     What a shard's files hold is proved by the record; this proves the record.
@@ -149,8 +202,19 @@ def _sealed(record: Record) -> bytes:
     return plain.replace(b'\n "seal": ""', b'\n "seal": "' + seal + b'"', 1)
 
 
+def _content(where: Path) -> bytes:
+    if not isinstance(where, S3Path):
+        return where.read_bytes()
+    from kdpipe.store.s3_claims import recorded  # which knows how long a ledger's claim is
+
+    record = recorded(where.read_bytes())
+    if record is None:
+        raise FileNotFoundError(str(where))
+    return record
+
+
 def _unsealed(where: Path) -> dict[str, object]:
-    content = where.read_bytes()
+    content = _content(where)
     values = parse_json(content, where)
     if "seal" not in values:
         return values  # the first stores' records have none

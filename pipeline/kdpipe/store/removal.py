@@ -8,15 +8,17 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kdpipe.errors import ClaimError, StoreError
-from kdpipe.store import layout
+from kdpipe.store import layout, s3, s3_claims
 from kdpipe.store.claims import Claim, refuse_living
 from kdpipe.store.disk import disk_errors, sync_folder
 from kdpipe.store.ledger import finished
 from kdpipe.store.manifest import manifest_beside, read_manifest
 from kdpipe.store.metadata import read_info
+from kdpipe.store.s3 import S3Path
+from kdpipe.store.s3_claims import S3Claim
 from kdpipe.store.strangers import strangers
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def find_removable(path: Path) -> Removable:
         ClaimError: a living process is writing it.
         StoreError: it is no store of kdpipe's, or holds files of someone else.
     """
+    if isinstance(path, S3Path):
+        return _find_on_s3(path)
     path = Path(os.path.normpath(path))
     leftovers = tuple(sorted(path.parent.glob(f".{path.name}.*.removed")))
     if path.is_symlink():
@@ -76,6 +80,9 @@ def remove(what: Removable) -> None:
         ClaimError: a process began to write it just now; it stays.
         StoreError: the disk refuses.
     """
+    if isinstance(what.path, S3Path):
+        _remove_on_s3(what.path, what.manifest)
+        return
     with disk_errors(what.path):
         if what.manifest is not None:
             what.manifest.unlink(missing_ok=True)
@@ -104,6 +111,12 @@ def remove_shard(path: Path, info: StoreInfo, shard: int, run: str) -> None:
         StoreError: the disk refuses.
     """
     claim = Claim.take(path, shard, run)
+    if isinstance(claim, S3Claim):
+        try:
+            claim.take_record_away()  # the arrays' objects are leftovers now
+        finally:
+            claim.release()
+        return
     folder = layout.work_dir(path, shard, claim.owner.token)
     record = layout.record_path(path, shard)
     files = [info.file(path, one.name, shard) for one in info.arrays]
@@ -125,6 +138,45 @@ def remove_shard(path: Path, info: StoreInfo, shard: int, run: str) -> None:
             )
     finally:
         claim.release()
+
+
+def _find_on_s3(path: S3Path) -> Removable:
+    objects = list(s3.listed(path))
+    if layout.metadata_path(path).exists() or not objects:
+        info = read_info(path)
+        for file in strangers(path, info):
+            raise _stranger(path, file)
+    else:  # its root is damaged, or its removal was killed
+        ours = {layout.DEPTH, layout.EXTENT, layout.BIN_CODES.partition("/")[0]}
+        ours |= {layout.record_path(path, 0).parent.name, layout.metadata_path(path).name}
+        for one in objects:
+            if one.path.relative_to(path).parts[0] not in ours:
+                raise _stranger(path, one.path)
+    s3_claims.refuse_living(path)
+    manifest, said = manifest_beside(path), read_manifest(path) or {}
+    return Removable(
+        path=path,
+        manifest=manifest if {"identity", "shards"} <= said.keys() else None,
+        leftovers=(),
+        files=len(objects),
+        bytes=sum(one.size for one in objects),
+    )
+
+
+def _remove_on_s3(path: S3Path, manifest: Path | None) -> None:
+    """The root goes first, then the ledger, so that what is left looks like no store."""
+    if manifest is not None:
+        manifest.unlink(missing_ok=True)
+    layout.metadata_path(path).unlink(missing_ok=True)
+    for part in (cast("S3Path", layout.record_path(path, 0).parent), path):
+        s3.remove([one.path for one in s3.listed(part)])
+
+
+def _stranger(path: Path, file: Path) -> StoreError:
+    return StoreError(
+        f"{path} holds {file.relative_to(path).as_posix()}, which kdpipe did not write: move it "
+        "away, then remove the store"
+    )
 
 
 def _hide(path: Path) -> Path:
@@ -151,7 +203,4 @@ def _check(path: Path) -> None:
             return  # its root is damaged, its ledger says what it was
         raise
     for file in strangers(path, info):
-        raise StoreError(
-            f"{path} holds {file.relative_to(path)}, which kdpipe did not write: move it away, "
-            "then remove the store"
-        )
+        raise _stranger(path, file)

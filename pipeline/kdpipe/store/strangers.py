@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdpipe.store import layout
+from kdpipe.store import layout, s3
+from kdpipe.store.s3 import S3Path
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
@@ -26,14 +27,22 @@ def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
     nodes = {"", *(one.name for one in info.arrays)}
     nodes |= {name.rpartition("/")[0] for name in nodes}
     known = {str(layout.metadata_path(path, name)) for name in nodes}
-    for shard in range(info.shards):
-        known.add(str(layout.record_path(path, shard)))
-        known.update(str(info.file(path, one.name, shard)) for one in info.arrays)
+    known.add(str(layout.consolidated_path(path)))
+    records = str(layout.record_path(path, 0).parent)
+    known.update(f"{records}/{layout.record_path(path, one).name}" for one in range(info.shards))
+    for one in info.arrays:
+        folder, dimensions = path / one.name, 1 + len(one.shape)
+        names = (layout.shard_name(shard, dimensions) for shard in range(info.shards))
+        known.update(f"{folder}/{name}" for name in names)
     passing = {str(layout.claim_path(path, 0, 0).parent), str(layout.work_dir(path, 0, "").parent)}
+    if isinstance(path, S3Path):
+        for found in s3.listed(path):
+            if not found.path.name.endswith(".tmp") and str(found.path) not in known:
+                yield found.path
+        return
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(one for one in folders if str(Path(folder, one)) not in passing)
         for name in sorted(names):
             is_half = name.startswith(".") and name.endswith(".tmp")
-            file = Path(folder, name)
-            if not is_half and str(file) not in known:
-                yield file
+            if not is_half and f"{folder}/{name}" not in known:
+                yield Path(folder, name)

@@ -20,17 +20,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kdpipe.errors import ClaimError
 from kdpipe.store import layout
 from kdpipe.store.disk import disk_errors, link_exclusively, sync_folder
 from kdpipe.store.ledger import FileDigest, Record, read_record, write_record
+from kdpipe.store.s3 import S3Path
 from kdpipe.store.shards import Array, ArrayFormat, ShardIndex
 
 if TYPE_CHECKING:
     from kdpipe.store.claims import Claim
     from kdpipe.store.metadata import StoreInfo
+    from kdpipe.store.s3_claims import S3Claim
+
+
+def open_writer(info: StoreInfo, claim: Claim) -> ShardWriter:
+    """What writes a claimed shard, on a disk or on S3."""
+    if isinstance(claim.store, S3Path):
+        from kdpipe.store.s3_writer import S3ShardWriter  # which is a ShardWriter
+
+        return S3ShardWriter(info, cast("S3Claim", claim))
+    return ShardWriter(info, claim)
 
 
 class ShardWriter:
@@ -42,7 +53,7 @@ class ShardWriter:
         self._before: Record | None = None
         """What this shard replaces: a shorter tail, or one with bad rows."""
         self._folder = layout.work_dir(claim.store, claim.shard, claim.owner.token)
-        self._files: dict[str, _ShardFile] = {}
+        self._files: dict[str, ShardFile] = {}
 
     def __enter__(self) -> ShardWriter:
         """Clears what a killed owner left, and opens the files.
@@ -63,7 +74,7 @@ class ShardWriter:
                 self._take_files_away()
             for one in self.info.arrays:
                 path = self._folder / one.name.replace("/", ".")
-                self._files[one.name] = _ShardFile(one, path, self.info.shard_rows)
+                self._files[one.name] = ShardFile(one, path, self.info.shard_rows)
         return self
 
     def __exit__(
@@ -147,7 +158,7 @@ class ShardWriter:
             self._take_away(self.info.file(self.claim.store, one.name, self.claim.shard))
 
 
-class _ShardFile:
+class ShardFile:
     """One array's shard while it grows: nothing but the index is kept in memory."""
 
     def __init__(self, array: ArrayFormat, path: Path, rows: int) -> None:

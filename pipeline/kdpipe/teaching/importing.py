@@ -31,7 +31,7 @@ from kdpipe.store.metadata import StoreInfo, read_info
 from kdpipe.store.png import Kind, PngFormat, read_list
 from kdpipe.store.removal import remove_shard
 from kdpipe.store.verify import verify
-from kdpipe.store.writer import ShardWriter
+from kdpipe.store.writer import open_writer
 from kdpipe.teachers import TeacherOutput
 from kdpipe.teaching import plan as plans
 from kdpipe.teaching.encoding import Encoder
@@ -216,7 +216,7 @@ def _take(path: Path, info: StoreInfo, shard: int, pictures: _Pictures, run: str
     rows, bad = pictures.rows, dict[int, str]()
     claim = Claim.take(path, shard, run)
     try:
-        with ShardWriter(info, claim) as writer, ThreadPoolExecutor() as threads:
+        with open_writer(info, claim) as writer, ThreadPoolExecutor() as threads:
             encoder = Encoder(info, writer)
             for first in range(start, stop, _AT_ONCE):
                 claim.hold()

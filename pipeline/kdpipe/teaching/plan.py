@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kdpipe.store import layout
 from kdpipe.store.disk import disk_errors
 from kdpipe.store.ledger import Record, check_record, finished, read_record
 from kdpipe.store.metadata import StoreInfo, create_info, formats, read_info, write_info
+from kdpipe.store.s3 import S3Path, check_conditions
 from kdpipe.strict import build
 
 if TYPE_CHECKING:
@@ -210,10 +212,14 @@ def check_space(path: Path, plan: Plan) -> None:
     taught = sum(one.bytes for one in plan.kept)
     guess = sum(one.raw_bytes / _GUESSED_PACKING[one.packing] for one in plan.info.arrays)
     row = taught / images if images else guess
-    needed, free = int(row * plan.images), shutil.disk_usage(path).free
+    needed, where = int(row * plan.images), path.parent
+    if isinstance(path, S3Path):  # a shard grows here before it is put there
+        needed, where = int(row * plan.info.shard_rows), Path(tempfile.gettempdir())
+        check_conditions(path)
+    free = shutil.disk_usage(where).free
     if needed > free:
         raise StoreError(
-            f"{path.parent} has {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB are needed "
+            f"{where} has {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB are needed "
             f"for {plan.images} images: make room, or teach fewer with --limit"
         )
 

@@ -22,7 +22,7 @@ from kdpipe.errors import DataError, DeviceError, StaleStoreError
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store.claims import Claim
 from kdpipe.store.ledger import Record
-from kdpipe.store.writer import ShardWriter
+from kdpipe.store.writer import open_writer
 from kdpipe.teaching.batches import Batch, BatchReader, ahead
 from kdpipe.teaching.encoding import Encoder
 from kdpipe.teaching.plan import find_finished
@@ -201,7 +201,7 @@ class Worker:
         began, this = time.perf_counter(), _Pass()
         # One thread encodes and writes a batch while the next one is looked at; it never lags by
         # more than one batch, so a slow disk slows the worker and does not fill its memory.
-        with ShardWriter(info, claim) as writer, ThreadPoolExecutor(1, "encode") as beside:
+        with open_writer(info, claim) as writer, ThreadPoolExecutor(1, "encode") as beside:
             encoder = Encoder(info, writer)
             pending: Future[None] | None = None
             for batch, out in self._looked_at(start, stop, info, this):
