@@ -94,6 +94,7 @@ class ToyProject:
         bad: Sequence[int] = (),
         taught: int = 8,
         bins: Companded | LogBinomial = COMPANDED,
+        teacher: str = TEACHER,
     ) -> tuple[Path, StoreInfo]:
         """A store whose depth is the ramp times `factor`, at half size; bins agree with it.
 
@@ -102,11 +103,12 @@ class ToyProject:
             bad: rows whose image could not be read.
             taught: rows that are finished, a multiple of the 4 of a shard.
             bins: what keeps the bins, of which there are 16.
+            teacher: the card that it is said to be of.
         """
-        path = layout.store_path("toy", TEACHER)
+        path = layout.store_path("toy", teacher)
         native = (self.height // 2, self.width // 2)
         identity = identity_of(
-            load_teacher_card(TEACHER),
+            load_teacher_card(teacher),
             self.card,
             weights={"sha256": "0" * 64, "source": "fitted"},
             rule="bilinear-align-corners",

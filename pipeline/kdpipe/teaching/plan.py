@@ -196,10 +196,38 @@ def find_finished(
     record = read_record(path, shard)
     if record is None or not _is_whole(path, record, info):
         return None
-    _check_rows(path, record, rows)
+    check_rows(path, record, rows)
     if record.stop < info.rows_of(shard)[1] or (retry_bad and record.bad):
         return None
     return record
+
+
+def check_rows(path: Path, record: Record, rows: Rows) -> None:
+    """Refuses a shard whose rows are not those of the data set as it is now.
+
+    Args:
+        path: of the store.
+        record: of the shard.
+        rows: of the data set.
+
+    Raises:
+        StaleStoreError: names the first row that differs.
+    """
+    if record.stop <= len(rows) and rows.digest(record.start, record.stop) == record.row_digest:
+        return
+    now = [one.id for one in rows[record.start : record.stop]]
+    for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
+        if before != after:
+            found = "the data set has no such row now" if after is None else f"now it is {after!r}"
+            raise StaleStoreError(
+                f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
+                "end; restore their order, or remove the store and its manifest and teach again"
+            )
+    raise StaleStoreError(
+        f"{path}: an image, frame or focal length of rows {record.start}..{record.stop - 1} is "
+        "another one than was taught: restore it, or remove the store and its manifest and teach "
+        "again"
+    )
 
 
 def check_space(path: Path, plan: Plan) -> None:
@@ -252,24 +280,6 @@ def _is_whole(path: Path, record: Record, info: StoreInfo) -> bool:
         log.warning("%s: shard %d is taught again: %s", path, record.shard, error)
         return False
     return True
-
-
-def _check_rows(path: Path, record: Record, rows: Rows) -> None:
-    if record.stop <= len(rows) and rows.digest(record.start, record.stop) == record.row_digest:
-        return
-    now = [one.id for one in rows[record.start : record.stop]]
-    for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
-        if before != after:
-            found = "the data set has no such row now" if after is None else f"now it is {after!r}"
-            raise StaleStoreError(
-                f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
-                "end; restore their order, or remove the store and its manifest and teach again"
-            )
-    raise StaleStoreError(
-        f"{path}: an image, frame or focal length of rows {record.start}..{record.stop - 1} is "
-        "another one than was taught: restore it, or remove the store and its manifest and teach "
-        "again"
-    )
 
 
 def _pairs(before: Iterable[str], now: list[str]) -> Iterable[tuple[str, str | None]]:

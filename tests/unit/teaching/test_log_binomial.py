@@ -16,7 +16,7 @@ import zarr
 from tests.toy_teacher import make_photos
 from torch import Tensor, nn
 
-from kdpipe import teachers, teaching
+from kdpipe import audit, teachers, teaching
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.codecs import LogBinomial
 from kdpipe.datasets import read_image
@@ -27,6 +27,7 @@ from kdpipe.store.verify import verify
 from kdpipe.teachers import build_network, load_teacher
 from kdpipe.teachers.base import BICUBIC_PADDED, Teacher, TeacherOutput
 from kdpipe.teaching import Options, plan
+from kdpipe.teaching.source import Source
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -132,6 +133,27 @@ def test_what_is_read_is_what_the_teacher_said(taught: Taught) -> None:
         error = np.abs((probabilities * centers).sum(axis=0) - depth) / depth
         assert error.mean() <= 1e-3
         np.testing.assert_allclose(store.native_depth(number), depth, rtol=1.1e-3)
+
+
+def test_audit_teaches_it_again(taught: Taught) -> None:
+    codec = stored(taught.store, 0).codec
+    again = audit.Again(relive=9, source=Source(checkpoint=Path("weights.pt")))
+
+    done = audit.run(TEACHER, "photos", again=again)
+
+    found: Any = done.summary["relive"]
+    bounds = {name: one["bound"] for name, one in found["arrays"].items()}
+    assert done.problem is None
+    assert f"{BAD:04d}" not in found["ids"]
+    assert bounds == {
+        "depth": 1e-3,
+        "bins/pair logit": codec.max_logit_error,
+        "bins/pair ln T": codec.max_temperature_error,
+        "bins/points": codec.max_point_error,
+    }
+    for one in found["arrays"].values():  # it is the store that is compared
+        assert one["bound"] / 10 < one["mean"] < one["bound"]
+    assert found["expectation"] < 1e-3
 
 
 def test_torch_expands_what_is_stored(taught: Taught) -> None:

@@ -116,7 +116,7 @@ def test_a_store_of_other_rows_is_refused(toy: ToyProject) -> None:
     toy.add_store()
     write_rows(rows_path("toy"), make_rows(toy.card, toy.rows.root, list(toy.rows)[1:]))
 
-    with pytest.raises(StaleStoreError, match=r"row 0 is '0', toy has '1'"):
+    with pytest.raises(StaleStoreError, match=r"row 0 was '0', now it is '1'"):
         audit.run(TEACHER, "toy")
 
 
