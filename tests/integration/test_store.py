@@ -196,10 +196,11 @@ def test_wrong_usage_exits_2(kdpipe: Any) -> None:
     assert kdpipe("verfy", STORE).status == 2
 
 
-def test_the_readme_gives_metres_without_kdpipe(project: Path) -> None:
+@pytest.mark.parametrize("opening", ["zarr.open_group", "xarray.open_zarr"])
+def test_the_readme_gives_metres_without_kdpipe(opening: str, project: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
-    (lines,) = [one for one in blocks if "zarr.open_group" in one]
+    (lines,) = [one for one in blocks if opening in one]
     named: dict[str, Any] = {}
 
     with warnings.catch_warnings():

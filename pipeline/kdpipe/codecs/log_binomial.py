@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdpipe.codecs.replay import growth_of_error, log_binomial, replay, resize
+from kdpipe.codecs.rows import apart, together
 from kdpipe.errors import CardError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class LogBinomial:
         logit_step, temperature_step, _ = self.steps
         above = warmth - math.log(self.coldest)
         steps = np.stack([(low - high + _FARTHEST_LOGIT) / logit_step, above / temperature_step])
-        return _apart(_codes(steps))
+        return apart(_codes(steps))
 
     def decode(self, codes: PairCodes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Turns codes (2, h, w) into p and T, both (h, w).
@@ -194,7 +195,7 @@ class LogBinomial:
         step, codes = self.steps[2], []
         for points in (seeds, *attractors):
             places = np.clip(points, 0, _FARTHEST_POINT, dtype=np.float64)
-            codes.append(_apart(_codes(np.log1p(places / self.point_offset) / step)).ravel())
+            codes.append(apart(_codes(np.log1p(places / self.point_offset) / step)).ravel())
         return np.concatenate(codes)
 
     def decode_points(
@@ -286,7 +287,7 @@ class LogBinomial:
 
     def _together(self, differences: PointCodes, kind: int) -> PointCodes:
         """Codes from their differences, checked."""
-        codes = np.cumsum(differences, axis=-2, dtype=np.uint16)
+        codes = together(differences)
         if codes.size and int(codes.max()) > (largest := self.largest_codes[kind]):
             raise ValueError(f"log-binomial code {int(codes.max())} found, {largest} is largest")
         return codes
@@ -295,8 +296,3 @@ class LogBinomial:
 def _codes(steps: NDArray[np.float64]) -> PointCodes:
     known = np.isfinite(steps)
     return np.where(known, 1 + np.rint(np.where(known, steps, 0)), 0).astype(np.uint16)
-
-
-def _apart(codes: PointCodes) -> PointCodes:
-    """Each row as the difference to the row above."""
-    return np.diff(codes, axis=-2, prepend=np.uint16(0))

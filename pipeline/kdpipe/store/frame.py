@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,10 +31,8 @@ class Window(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """Native lines that one axis of a window needs, and how they are mixed."""
+    """For each line of the frame, or of a window, the native lines around it."""
 
-    first: int
-    last: int
     low: NDArray[np.intp]
     high: NDArray[np.intp]
     weight: NDArray[np.float32]
@@ -40,15 +40,24 @@ class _Axis(NamedTuple):
 
 
 class _Cubic(NamedTuple):
-    """Native lines that one axis of a window needs, four a pixel, and their weights."""
+    """For each line of the frame, or of a window, the four native lines around it."""
 
-    first: int
-    last: int
     lines: NDArray[np.intp]
     """(4, n)."""
 
     weights: NDArray[np.float32]
     """(4, n), sum 1 over the four."""
+
+
+class Resampling(NamedTuple):
+    """What brings the part of a native map that a window needs to that window."""
+
+    rows: slice
+    columns: slice
+    """Of the native map: the lines that the window needs."""
+
+    mix: Callable[[Depth], Depth]
+    """Those lines' depth [m] -> the window's, as `to_frame` says."""
 
 
 def to_frame(
@@ -85,19 +94,32 @@ def to_frame(
         Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981; Bhat et al.,
         "ZoeDepth", https://arxiv.org/abs/2302.12288, whose published inference pads so.
     """
+    how = resampling((native.shape[0], native.shape[1]), frame, window, rule)
+    return how.mix(native[how.rows, how.columns])
+
+
+def resampling(
+    native: tuple[int, int],
+    frame: tuple[int, int],
+    window: Window | None = None,
+    rule: str = BILINEAR,
+) -> Resampling:
+    """`to_frame` in two steps: which lines of a map (h, w) it needs, and what it makes of them.
+
+    Raises:
+        StoreError: the window leaves the frame.
+    """
     part = window or Window(0, 0, *frame)
     inside = part.top + part.height <= frame[0] and part.left + part.width <= frame[1]
     if min(part) < 0 or not inside:
         raise StoreError(f"window {tuple(part)} leaves the frame {frame}: give one inside it")
     if rule == BICUBIC_PADDED:
-        return _to_padded_frame(native, frame, part)
-    y = _axis(native.shape[0], frame[0], part.top, part.height)
-    x = _axis(native.shape[1], frame[1], part.left, part.width)
-    needed = native[y.first : y.last, x.first : x.last]
-    needed = np.where(needed > 0, needed, np.float32(np.nan))  # unknown spreads by itself
-    rows = _mix(needed, y, 0)
-    depth = _mix(rows, x, 1)
-    return np.nan_to_num(depth, copy=False, nan=0.0)
+        rows, above = _cubic_part(_cubic(native[0], frame[0]), part.top, part.height)
+        columns, beside = _cubic_part(_cubic(native[1], frame[1]), part.left, part.width)
+        return Resampling(rows, columns, partial(_mix_four, y=above, x=beside))
+    rows, y = _axis_part(_axis(native[0], frame[0]), part.top, part.height)
+    columns, x = _axis_part(_axis(native[1], frame[1]), part.left, part.width)
+    return Resampling(rows, columns, partial(_mix_two, y=y, x=x))
 
 
 def native_line(native: int, frame: int, rule: str = BILINEAR) -> tuple[float, float]:
@@ -119,21 +141,38 @@ def native_line(native: int, frame: int, rule: str = BILINEAR) -> tuple[float, f
     return (native - 1) / (frame - 1) if frame > 1 else 0.0, 0.0
 
 
-def _axis(native: int, frame: int, start: int, length: int) -> _Axis:
+@lru_cache(maxsize=64)
+def _axis(native: int, frame: int) -> _Axis:
+    """Of the whole frame: a window takes its part, so that both are the same numbers."""
     scale, _ = native_line(native, frame)
-    position = np.arange(start, start + length, dtype=np.float64) * scale
+    position = np.arange(frame, dtype=np.float64) * scale
     low = np.minimum(np.floor(position), native - 1).astype(np.intp)
     weight = (position - low).astype(np.float32)
     weight[weight < 1e-6] = 0.0  # on a native line: its neighbour is not touched
     weight[weight > 1 - 1e-6] = 1.0
     low += weight == 1.0
     weight[weight == 1.0] = 0.0
-    high = low + (weight > 0)
-    first, last = (int(low[0]), int(high[-1]) + 1) if length else (0, 0)
-    return _Axis(first, last, low - first, high - first, weight)
+    return _Axis(low, low + (weight > 0), weight)
+
+
+def _axis_part(axis: _Axis, start: int, length: int) -> tuple[slice, _Axis]:
+    """Native lines that a window needs, and the axis that counts from their first."""
+    part = slice(start, start + length)
+    low, high, weight = axis.low[part], axis.high[part], axis.weight[part]
+    lines = slice(int(low[0]), int(high[-1]) + 1) if length else slice(0, 0)
+    return lines, _Axis(low - lines.start, high - lines.start, weight)
+
+
+def _mix_two(needed: Depth, y: _Axis, x: _Axis) -> Depth:
+    if not needed.size or needed.min() > 0:
+        return _mix(_mix(needed, x, 1), y, 0)  # columns first: the native map has fewer rows
+    needed = np.where(needed > 0, needed, np.float32(np.nan))  # unknown spreads by itself
+    return np.nan_to_num(_mix(_mix(needed, x, 1), y, 0), copy=False, nan=0.0)
 
 
 def _mix(values: Depth, axis: _Axis, along: int) -> Depth:
+    if values.shape[along] == len(axis.low) and not axis.weight.any():
+        return values  # line by line: the frame is the native map
     weight = axis.weight[:, None] if along == 0 else axis.weight[None, :]
     low, high = np.take(values, axis.low, axis=along), np.take(values, axis.high, axis=along)
     high -= low
@@ -142,33 +181,37 @@ def _mix(values: Depth, axis: _Axis, along: int) -> Depth:
     return high
 
 
-def _to_padded_frame(native: Depth, frame: tuple[int, int], part: Window) -> Depth:
-    y = _cubic(native.shape[0], frame[0], part.top, part.height)
-    x = _cubic(native.shape[1], frame[1], part.left, part.width)
-    needed = native[y.first : y.last, x.first : x.last]
-    depth = _convolve(needed, y, x)
-    unknown = ~(needed > 0)
-    if unknown.any():
-        reach = [axis._replace(weights=(axis.weights != 0).astype(np.float32)) for axis in (y, x)]
-        known = np.where(unknown, np.float32(0), needed)
-        depth = _convolve(known, y, x)
-        depth[_convolve(unknown.astype(np.float32), *reach) > 0] = 0
-    return depth
-
-
-def _cubic(native: int, frame: int, start: int, length: int) -> _Cubic:
+@lru_cache(maxsize=64)
+def _cubic(native: int, frame: int) -> _Cubic:
+    """Of the whole frame."""
     padding = _padding(frame)
     # Rounded to float32 where torch does: its positions in a map of 500 lines are 1e-5 off.
     scale = float(np.float32(native) / np.float32(frame + 2 * padding))
-    place = np.arange(start + padding, start + padding + length, dtype=np.float64)
+    place = np.arange(padding, padding + frame, dtype=np.float64)
     position = (scale * (place + 0.5) - 0.5).astype(np.float32)
     low = np.floor(position)
     t = position - low
     weights = np.stack([_far(t + 1), _near(t), _near(1 - t), _far(2 - t)])
     weights[np.abs(weights) < 1e-6] = 0.0  # on a native line: its neighbours are not touched
-    lines = np.clip(low.astype(np.intp) + np.arange(-1, 3)[:, None], 0, native - 1)
-    first, last = (int(lines.min()), int(lines.max()) + 1) if length else (0, 0)
-    return _Cubic(first, last, lines - first, weights)
+    return _Cubic(np.clip(low.astype(np.intp) + np.arange(-1, 3)[:, None], 0, native - 1), weights)
+
+
+def _cubic_part(axis: _Cubic, start: int, length: int) -> tuple[slice, _Cubic]:
+    """Native lines that a window needs, and the axis that counts from their first."""
+    part = slice(start, start + length)
+    lines, weights = axis.lines[:, part], axis.weights[:, part]
+    needed = slice(int(lines.min()), int(lines.max()) + 1) if length else slice(0, 0)
+    return needed, _Cubic(lines - needed.start, weights)
+
+
+def _mix_four(needed: Depth, y: _Cubic, x: _Cubic) -> Depth:
+    if not needed.size or needed.min() > 0:
+        return _convolve(needed, y, x)
+    unknown = ~(needed > 0)
+    reach = [axis._replace(weights=(axis.weights != 0).astype(np.float32)) for axis in (y, x)]
+    depth = _convolve(np.where(unknown, np.float32(0), needed), y, x)
+    depth[_convolve(unknown.astype(np.float32), *reach) > 0] = 0
+    return depth
 
 
 def _padding(frame: int) -> int:
@@ -189,6 +232,12 @@ def _far(t: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _convolve(values: Depth, y: _Cubic, x: _Cubic) -> Depth:
-    rows = sum(w[:, None] * values[lines] for w, lines in zip(y.weights, y.lines, strict=True))
-    both = sum(w * rows[:, lines] for w, lines in zip(x.weights, x.lines, strict=True))
-    return np.asarray(both, np.float32)
+    for along, axis in ((1, x), (0, y)):  # columns first: the native map has fewer rows
+        shape = (1, -1) if along == 1 else (-1, 1)
+        parts = [np.take(values, lines, axis=along) for lines in axis.lines]
+        for part, weights in zip(parts, axis.weights, strict=True):
+            part *= weights.reshape(shape)
+        values, *others = parts
+        for part in others:
+            values += part
+    return values

@@ -21,6 +21,7 @@ from kdpipe.strict import build, digest_of
 if TYPE_CHECKING:
     from kdpipe.store.identity import Identity
 
+_SUM_OF_ROWS = "code of a row = sum of the values of the map's rows up to it, modulo 65536"
 _DTYPE = re.compile("u?int(8|16|32|64)|float(16|32|64)")
 
 
@@ -131,7 +132,7 @@ def formats(native: tuple[int, int], bins: int | LogBinomial | None) -> tuple[Ar
         ]
     elif bins is not None:
         arrays += [
-            ArrayFormat(layout.BIN_CODES, "uint8", (bins, h, w), ("bin", "y", "x"), "zstd"),
+            ArrayFormat(layout.BIN_CODES, "uint8", (bins, h, w), ("bin", "y", "x"), "zstd-pixels"),
             ArrayFormat(layout.BIN_EDGES, "float32", (bins + 1,), ("edge",), "none"),
         ]
     return tuple(arrays)
@@ -258,6 +259,8 @@ def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
     if one.name == layout.DEPTH:
         codec = info.codec("depth")
         formula = "metres = near * exp(step * (code - 1)), code 0 is unknown"
+        if isinstance(codec, Log16) and codec.differences:
+            formula = f"{_SUM_OF_ROWS}; {formula}"
         step = codec.step if isinstance(codec, Log16) else None
         return {"codec": codec.to_json(), "step": step, "formula": formula, "rule": info.rule}
     if one.name == layout.BIN_CODES:
@@ -273,10 +276,9 @@ def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
 def _log_binomial(one: ArrayFormat, codec: LogBinomial) -> dict[str, object]:
     *pair, point = codec.steps
     formula = (
-        "code of a row = sum of the values of the map's rows up to it, modulo 65536; logit p = "
-        "steps[0] * (code - 1) - ln 1e4, ln T = steps[1] * (code - 1) + ln coldest, code 0 is no "
-        "number; probability ~ exp((ln C(K - 1, k) + k * logit p) / T), ln C(n, k) = n ln n - k ln "
-        "k - (n - k) ln(n - k)"
+        f"{_SUM_OF_ROWS}; logit p = steps[0] * (code - 1) - ln 1e4, ln T = steps[1] * (code - 1) + "
+        "ln coldest, code 0 is no number; probability ~ exp((ln C(K - 1, k) + k * logit p) / T), "
+        "ln C(n, k) = n ln n - k ln k - (n - k) ln(n - k)"
     )
     if one.name == layout.BIN_PAIR:
         return {"codec": codec.to_json(), "steps": pair, "formula": formula}

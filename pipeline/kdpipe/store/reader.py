@@ -1,14 +1,11 @@
 """A store by row number: depth in the frame or as the teacher gave it, bins, what wrote it.
 
-Files are opened, read at a position and closed again: a reader can be pickled, shared by threads
-and inherited by a forked process, and holds nothing but the shards' indices.
+A reader can be pickled, shared by threads and inherited by a forked process; see chunks.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,18 +16,22 @@ from kdpipe.codecs import LogBinomial
 from kdpipe.errors import StoreError
 from kdpipe.store import layout
 from kdpipe.store.bins import StoredBins, StoredLogBinomial
-from kdpipe.store.frame import RULES, Window, to_frame
+from kdpipe.store.chunks import Chunks, decoding
+from kdpipe.store.frame import RULES, Window, resampling
 from kdpipe.store.identity import compare, teacher_identity
 from kdpipe.store.ledger import Record, check_record, finished, read_record
 from kdpipe.store.metadata import StoreInfo, read_info
-from kdpipe.store.shards import Array, ShardIndex
+from kdpipe.store.s3 import location
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
 
     from kdpipe.cards import TeacherCard
-    from kdpipe.codecs import Companded, Log16
-    from kdpipe.types import Depth
+    from kdpipe.codecs import Codec, Companded, Log16
+    from kdpipe.store.shards import Array
+    from kdpipe.types import Codes, Depth
 
 
 class Store:
@@ -47,7 +48,7 @@ class Store:
             )
         self._depth = cast("Log16", self.info.codec("depth"))
         self._records: dict[int, Record] = {}
-        self._indices: dict[tuple[str, int], ShardIndex] = {}
+        self._chunks = Chunks(path, self.info, lambda name, n: self._record(n).arrays[name].bytes)
         self._extents: dict[int, NDArray[np.float64]] = {}
 
     def __len__(self) -> int:
@@ -125,12 +126,10 @@ class Store:
             StoreError: the row is not finished, or its bytes changed on disk.
         """
         height, width = self.extent(row)
-        codes = self._chunk(layout.DEPTH, row)
+        codes = self._chunks.read(layout.DEPTH, row)
         if codes is None:
             return np.zeros((height, width), np.float32)
-        where = self.info.file(self.path, layout.DEPTH, row // self.info.shard_rows)
-        with _decoding(where):
-            return self._depth.decode(codes[:height, :width])
+        return self._metres(codes[:height, :width], row)
 
     def depth(self, row: int, window: tuple[int, int, int, int] | None = None) -> Depth:
         """Depth in the frame, by the rule the store names.
@@ -149,9 +148,13 @@ class Store:
                 the frame.
         """
         frame, part = self.frame(row), None if window is None else Window(*window)
-        if not self.known(row):
+        native = self.extent(row)
+        codes = self._chunks.read(layout.DEPTH, row) if native[0] else None
+        if codes is None:
             return np.zeros(frame if part is None else (part.height, part.width), np.float32)
-        return to_frame(self.native_depth(row), frame, part, self.info.rule)
+        how = resampling(native, frame, part, self.info.rule)
+        above = codes[: how.rows.stop, how.columns]  # its rows may be differences
+        return how.mix(self._metres(above, row, how.rows.start))
 
     def bins(self, row: int) -> StoredBins | StoredLogBinomial:
         """Probabilities over bins, at native size.
@@ -164,20 +167,30 @@ class Store:
             StoreError: the store has no bins, the row is not finished or has no depth, or its
                 bytes changed on disk.
         """
-        codec = self.info.codec("bins") if self.info.has_bins else None
+        codec = self._codec_of_bins
         if isinstance(codec, LogBinomial):
             pair, points = self._both(row, layout.BIN_PAIR, layout.BIN_POINTS)
             height, width = self.extent(row)
-            with _decoding(self.path):
+            with decoding(self.path):
                 count = codec.points((height, width))
             return StoredLogBinomial(pair[:, :height, :width], points[:count], codec)
         codes, edges = self._both(row, layout.BIN_CODES, layout.BIN_EDGES)
         height, width = self.extent(row)
         return StoredBins(codes[:, :height, :width], edges, cast("Companded", codec))
 
+    @cached_property
+    def _codec_of_bins(self) -> Codec | None:
+        return self.info.codec("bins") if self.info.has_bins else None
+
+    def _metres(self, codes: Codes, row: int, first: int = 0) -> Depth:
+        with decoding(self._chunks.file(layout.DEPTH, row)):
+            return self._depth.decode(codes, first)
+
     def _both(self, row: int, *names: str) -> list[Array]:
         """One row of each of some arrays of bins."""
-        chunks = [chunk for name in names if (chunk := self._chunk(name, row)) is not None]
+        self._extent_of(row)  # says what is wrong with the row's number
+        read = (self._chunks.read(name, row) for name in names)
+        chunks = [chunk for chunk in read if chunk is not None]
         if len(chunks) < len(names):
             raise StoreError(f"row {row} of {self.path} has no bins: its image could not be read")
         return chunks
@@ -202,9 +215,9 @@ class Store:
             record = self._record(shard)
             fields = (self.info.shard_rows, len(layout.EXTENT_FIELDS))
             extents = np.zeros(fields, np.float64)
-            for number in range(record.start, min(record.stop, len(self))):
-                chunk = self._chunk(layout.EXTENT, number)
-                extents[number - record.start] = 0 if chunk is None else chunk
+            chunks = self._chunks.read_shard(layout.EXTENT, shard)
+            for place, chunk in enumerate(chunks[: record.stop - record.start]):
+                extents[place] = 0 if chunk is None else chunk
             self._extents[shard] = extents
         if row >= self._record(shard).stop:
             raise StoreError(
@@ -213,53 +226,19 @@ class Store:
             )
         return cast("NDArray[np.float64]", self._extents[shard][at])
 
-    def _chunk(self, name: str, row: int) -> Array | None:
-        """One row of an array as it is on disk; None where the row has no chunk: it is all 0."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {self.path}, which has {len(self)}")
-        shard, at = divmod(row, self.info.shard_rows)
-        array, file = self.info.array(name), self.info.file(self.path, name, shard)
-        size = self._record(shard).arrays[name].bytes
-        rows = self.info.shard_rows
-        try:
-            handle = os.open(file, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise StoreError(f"{file} is missing: remove its record and teach again") from error
-        try:
-            if (name, shard) not in self._indices:
-                end = ShardIndex.size(rows)
-                content = os.pread(handle, end, max(size - end, 0))
-                self._indices[name, shard] = ShardIndex.decode(content, rows, str(file))
-            place = self._indices[name, shard].place(at)
-            chunk = None if place is None else os.pread(handle, place[1], place[0])
-        finally:
-            os.close(handle)
-        if chunk is None:
-            return None
-        with _decoding(file):
-            return array.decode(chunk, str(file))
-
 
 def open_store(path: str | os.PathLike[str], *, card: TeacherCard | None = None) -> Store:
     """Opens a store for reading, finished or still growing.
 
     Args:
-        path: artifacts/stores/<data>/<teacher>.zarr.
+        path: artifacts/stores/<data>/<teacher>.zarr, or s3://bucket/prefix/<data>/<teacher>.zarr.
         card: of the teacher that should have written it; None: whichever did.
 
     Raises:
         StoreError: there is no store, or not one of a format this version reads.
         StaleStoreError: another teacher wrote it, or another version of its card.
     """
-    store = Store(Path(path))
+    store = Store(location(path))
     if card is not None:
         store.check(card)
     return store
-
-
-@contextlib.contextmanager
-def _decoding(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        raise StoreError(f"{where}: a chunk cannot be decoded ({error}): teach again") from error

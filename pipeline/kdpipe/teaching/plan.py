@@ -36,7 +36,7 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
-_GUESSED_PACKING = {"pcodec": 4, "zstd": 40, "none": 1}
+_GUESSED_PACKING = {"pcodec": 4, "zstd-pixels": 25, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
 
@@ -74,9 +74,9 @@ class Subject:
             shard_rows: images in a shard; None: as a new store would have.
         """
         card, params = self.card, self.params
-        codecs: dict[str, Codec] = {
-            "depth": Log16(card.min_depth, _BEYOND * card.max_depth, params.max_relative_error)
-        }
+        farthest, error = _BEYOND * card.max_depth, params.max_relative_error
+        depth = Log16(card.min_depth, farthest, error, differences=True)
+        codecs: dict[str, Codec] = {"depth": depth}
         bins = _bins_codec(card)
         if bins is not None and params.bins:
             codecs["bins"] = bins
