@@ -29,7 +29,7 @@ ROWS, SHARD_ROWS, BAD = 4, 3, 1
 NATIVE = {0: (16, 24), 1: (0, 0), 2: (8, 16), 3: (16, 24)}
 """Two sizes; an image that could not be read; the last shard is a partial one."""
 
-WINDOW = (3, 5, 11, 14)
+WINDOW, STEP = (3, 5, 11, 14), 7
 BINS = 12
 DEPTHS = {
     "companded": Log16(near=0.1, far=10.0),
@@ -124,18 +124,20 @@ def read(store: Store) -> dict[str, NDArray[np.float32]]:
         if store.known(number):
             found[f"{number} depth"] = store.native_depth(number)
             bins = store.bins(number)
-            found[f"{number} probabilities"] = bins.probabilities()
-            found[f"{number} centers"] = bins.centers()
+            found[f"{number} probabilities"] = bins.probabilities(STEP)
             if isinstance(bins, StoredBins):
                 found[f"{number} edges"] = bins.edges
+            else:
+                found[f"{number} centers"] = bins.centers(STEP)
     return found
 
 
 def note(kind: str, found: dict[str, NDArray[np.float32]]) -> None:
     """Writes what `expected` reads."""
     lists = {name: _short(values) for name, values in found.items()}
-    text = json.dumps(lists, indent=0).replace(",\n", ", ")
-    (FOLDER / f"{kind}.expected.json").write_text(text + "\n", encoding="utf-8")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in lists.items())
+    text = f"{{\n{lines}\n}}\n"
+    (FOLDER / f"{kind}.expected.json").write_text(text, encoding="utf-8")
 
 
 def _short(values: Depth) -> list[object]:
