@@ -22,7 +22,7 @@ from kdpipe.store.frame import BILINEAR
 from kdpipe.store.identity import identity_of
 from kdpipe.store.ledger import Record
 from kdpipe.store.metadata import StoreInfo, formats, write_info
-from kdpipe.store.writer import ShardWriter
+from kdpipe.store.writer import ShardWriter, open_writer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,7 +136,7 @@ def make_tiny_store() -> MakeStore:
             if taught is not None and stop > taught:
                 break
             claim = Claim.take(path, shard, "test")
-            with ShardWriter(info, claim) as writer:
+            with open_writer(info, claim) as writer:
                 for number in range(start, stop):
                     put(writer, rows, number, codec, known=number not in bad, rule=rule)
                 writer.commit(

@@ -24,11 +24,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from kdpipe.errors import StoreError
+from kdpipe.store.s3_client import CONFLICT, ask, ask_or_none, endpoint, one_line, refusal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,12 +43,6 @@ _AT_ONCE = 1000
 """Objects that one request may remove."""
 
 _PIECE = 8 * 2**20
-_CONNECTIONS = 32
-_SECONDS_TO_CONNECT = 10
-_ABSENT = ("404", "NoSuchKey", "NotFound")
-_REFUSED = ("412", "PreconditionFailed")
-_CONFLICT = ("409", "ConditionalRequestConflict")
-_FORBIDDEN = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +111,7 @@ class S3Path(PosixPath):
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object below this name."""
-        answer = _ask(self, "list_objects_v2", Prefix=f"{self.key}/", MaxKeys=1)
+        answer = ask(self, "list_objects_v2", Prefix=f"{self.key}/", MaxKeys=1)
         return bool(answer.get("KeyCount"))
 
     def is_symlink(self) -> bool:
@@ -162,7 +156,7 @@ class S3Path(PosixPath):
         """Removes an object."""
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(str(self))
-        _ask(self, "delete_object", Key=self.key)
+        ask(self, "delete_object", Key=self.key)
 
 
 def location(path: str | os.PathLike[str]) -> Path:
@@ -191,10 +185,10 @@ def read(path: S3Path, start: int = 0, size: int | None = None) -> Found:
             return Found(content=b"", etag="", age=0.0)
         asked["Range"] = f"bytes={start}-{start + size - 1}"
     for attempt in range(_ATTEMPTS):
-        answer = _ask_or_none(path, "get_object", **asked)
+        answer = ask_or_none(path, "get_object", **asked)
         if answer is None:
             raise FileNotFoundError(str(path))
-        with _one_line(path, is_last=attempt + 1 == _ATTEMPTS):
+        with one_line(path, is_last=attempt + 1 == _ATTEMPTS):
             content = cast("bytes", answer["Body"].read())
             age = _server_time(answer) - _seconds(answer["LastModified"])
             return Found(content=content, etag=str(answer["ETag"]), age=age)
@@ -203,7 +197,7 @@ def read(path: S3Path, start: int = 0, size: int | None = None) -> Found:
 
 def look(path: S3Path) -> Listed | None:
     """An object without what it holds; None where there is none."""
-    answer = _ask_or_none(path, "head_object", Key=path.key)
+    answer = ask_or_none(path, "head_object", Key=path.key)
     if answer is None:
         return None
     age = _server_time(answer) - _seconds(answer["LastModified"])
@@ -228,14 +222,14 @@ def write(path: S3Path, content: bytes | BinaryIO, *, over: str | None) -> str |
     condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
     asked = {"Key": path.key, "Body": content, "Metadata": {"kdpipe": token}, **condition}
     for attempt in range(_ATTEMPTS):
-        answer = _ask_or_none(path, "put_object", **asked)
+        answer = ask_or_none(path, "put_object", **asked)
         if answer is not None and "ETag" in answer:
             return str(answer["ETag"])
-        if answer is None or answer["Code"] not in _CONFLICT:
+        if answer is None or answer["Code"] not in CONFLICT:
             break
         time.sleep(0.1 * 2**attempt)  # another write of the same name is under way
     # An answer may have been lost and the request repeated: then what is in the way is our own.
-    there = _ask_or_none(path, "head_object", Key=path.key)
+    there = ask_or_none(path, "head_object", Key=path.key)
     if there is not None and there["Metadata"].get("kdpipe") == token:
         return str(there["ETag"])
     return None
@@ -243,14 +237,14 @@ def write(path: S3Path, content: bytes | BinaryIO, *, over: str | None) -> str |
 
 def replace(path: S3Path, content: bytes) -> None:
     """Puts an object, whatever is there."""
-    _ask(path, "put_object", Key=path.key, Body=content)
+    ask(path, "put_object", Key=path.key, Body=content)
 
 
 def listed(folder: S3Path) -> Iterator[Listed]:
     """All objects below a name, by their keys."""
     token: dict[str, str] = {}
     while True:
-        answer = _ask(folder, "list_objects_v2", Prefix=f"{folder.key}/", **token)
+        answer = ask(folder, "list_objects_v2", Prefix=f"{folder.key}/", **token)
         now = _server_time(answer)
         for one in answer.get("Contents", ()):
             yield Listed(
@@ -269,9 +263,9 @@ def remove(paths: Sequence[S3Path]) -> None:
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
         keys = [{"Key": one.key} for one in part]
-        answer = _ask(part[0], "delete_objects", Delete={"Objects": keys, "Quiet": True})
+        answer = ask(part[0], "delete_objects", Delete={"Objects": keys, "Quiet": True})
         for error in answer.get("Errors", ()):
-            raise StoreError(_refusal(part[0], error))
+            raise StoreError(refusal(part[0], error))
 
 
 def check_conditions(folder: S3Path) -> None:
@@ -290,7 +284,7 @@ def check_conditions(folder: S3Path) -> None:
         kept = second is not None and write(probe, b"3", over=first) is None
     finally:
         with contextlib.suppress(StoreError):
-            _ask(probe, "delete_object", Key=probe.key)
+            ask(probe, "delete_object", Key=probe.key)
     if not kept:
         raise StoreError(
             f"the server of {folder} ignores conditional writes (If-None-Match, If-Match), two "
@@ -303,105 +297,12 @@ _checked: set[tuple[str, str]] = set()
 
 
 def _where(path: S3Path) -> tuple[str, str]:
-    return _endpoint(), path.bucket
+    return endpoint(), path.bucket
 
 
 def _pieces(path: S3Path, size: int) -> Iterator[bytes]:
     for start in range(0, size, _PIECE):
         yield read(path, start, min(_PIECE, size - start)).content
-
-
-def _ask_or_none(path: S3Path, what: str, **asked: Any) -> dict[str, Any] | None:
-    """An answer; None where there is no such object; only `Code` where a condition failed."""
-    errors = _errors()
-    with _one_line(path):
-        try:
-            answer: dict[str, Any] = getattr(_client(), what)(Bucket=path.bucket, **asked)
-        except errors.ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
-            if code in _ABSENT:
-                return None
-            if code in _REFUSED + _CONFLICT:
-                return {"Code": code}
-            raise
-        return answer
-
-
-def _ask(path: S3Path, what: str, **asked: Any) -> dict[str, Any]:
-    answer = _ask_or_none(path, what, **asked)
-    if answer is None:
-        raise FileNotFoundError(str(path))
-    return answer
-
-
-@contextlib.contextmanager
-def _one_line(path: S3Path, *, is_last: bool = True) -> Iterator[None]:
-    errors = _errors()
-    try:
-        yield
-    except errors.NoCredentialsError as error:
-        raise StoreError(
-            f"{path}: no credentials for S3 were found: set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from error
-    except errors.ClientError as error:
-        raise StoreError(_refusal(path, error.response.get("Error", {}))) from error
-    except errors.ParamValidationError as error:
-        raise StoreError(f"{path} is no name of S3, expected s3://bucket/prefix") from error
-    except (errors.BotoCoreError, errors.HTTPClientError) as error:
-        if is_last:
-            raise StoreError(
-                f"{path}: S3 at {_endpoint()} does not answer ({_line(error)}): check the network "
-                "and AWS_ENDPOINT_URL, and run the same command again; finished shards stay"
-            ) from error
-
-
-def _refusal(path: S3Path, error: dict[str, Any]) -> str:
-    code, said = str(error.get("Code")), str(error.get("Message", "")).rstrip(".")
-    if code == "NoSuchBucket":
-        return (
-            f"{path}: S3 at {_endpoint()} has no bucket {path.bucket!r}: make it, or mend the path"
-        )
-    if code in _FORBIDDEN:
-        return (
-            f"{path}: S3 at {_endpoint()} does not permit it ({code}: {said}): check the "
-            "credentials and the bucket's policy"
-        )
-    return f"{path}: S3 at {_endpoint()} refused ({code}: {said}): run the same command again"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _errors() -> Any:
-    try:
-        import botocore.exceptions as errors
-    except ImportError as error:
-        raise StoreError("a store on S3 needs botocore: pip install 'kdpipe[s3]'") from error
-    return errors
-
-
-def _endpoint() -> str:
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return "its own address"
-
-
-def _client() -> Any:
-    """One for each process (a connection is not inherited) and setting; threads share it."""
-    settings = ((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
-    return _client_of(os.getpid(), *sorted(settings))
-
-
-@cache
-def _client_of(_pid: int, *_settings: tuple[str, str]) -> Any:
-    import botocore.session
-    from botocore.config import Config
-
-    config = Config(connect_timeout=_SECONDS_TO_CONNECT, max_pool_connections=_CONNECTIONS)
-    return botocore.session.get_session().create_client("s3", config=config)
 
 
 def _server_time(answer: dict[str, Any]) -> float:

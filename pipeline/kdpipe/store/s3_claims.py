@@ -49,6 +49,10 @@ _BEGINS = b'{\n "claim":'
 _RENEWED_OF_A_LEASE = 0.1
 
 
+_given_up: set[str] = set()
+"""Tokens of this process's former claims: the server may not have heard that they are over."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
     """What an object of the ledger says."""
@@ -126,6 +130,7 @@ class S3Claim(Claim):
 
     def release(self) -> None:
         """See Claim.release."""
+        _given_up.add(self.owner.token)
         if self._is_over:
             return
         nobody = as_json({"claim": None, "count": 0, "record": None, "token": self.owner.token})
@@ -190,13 +195,14 @@ def refuse_living(store: S3Path) -> None:
 
 
 def _refuse_living(path: S3Path, shard: int, state: _State, age: float) -> None:
-    if not state.is_claim or (state.owner is not None and state.owner.is_gone):
+    owner = state.owner
+    if not state.is_claim or (owner is not None and (owner.is_gone or owner.token in _given_up)):
         return
-    lease = LEASE_SECONDS if state.owner is None else state.owner.lease
+    lease = LEASE_SECONDS if owner is None else owner.lease
     if age <= lease:
         raise ClaimError(
             f"shard {shard} of {path.parents[1]} is held by "
-            f"{state.owner or 'an unreadable claim'}, renewed {max(age, 0):.0f} s ago: wait for "
+            f"{owner or 'an unreadable claim'}, renewed {max(age, 0):.0f} s ago: wait for "
             f"it, stop it, or remove {path} if it is gone"
         )
 
