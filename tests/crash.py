@@ -284,11 +284,11 @@ def owners(folder: Path) -> list[int]:
 
 
 def content(folder: Path) -> dict[str, bytes | str]:
-    """Every file of the store and beside it; of a record all but its environment."""
+    """Every file of the store and beside it; of its ledger all but the environment."""
     files: dict[str, bytes | str] = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in (folder / STORE.parent).rglob("*")
-        if path.is_file() and not (path.parent.name == "ledger" and path.suffix == ".json")
+        if path.is_file() and path.parent.name != "ledger"
     }
     for shard in ledger.finished(folder / STORE):
         record = ledger.read_record(folder / STORE, shard)

@@ -13,8 +13,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import StoreError, TrainingError
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import Store, layout, open_store
-from kdpipe.store.ledger import finished as finished_shards
-from kdpipe.store.ledger import read_record
+from kdpipe.store.consolidated import read_lines
 from kdpipe.students import build_network, save_student
 from kdpipe.training.augment import Augment, augment_of
 from kdpipe.training.loop import (
@@ -254,14 +253,13 @@ def _identity(
     seed: int,
 ) -> Mapping[str, object]:
     """What decides the student's weights."""
-    records = [read_record(s.path, shard) for s in stores for shard in finished_shards(s.path)]
     return {
         "student": {k: v for k, v in asdict(card).items() if k != "about"},
         "method": {k: v for k, v in asdict(method).items() if k != "about"},
         "params": asdict(settings),
         "rows": [rows_digest(one) for one in rows],
         "stores": [store.info.digest for store in stores],
-        "shards": [record.digest for record in records if record is not None],
+        "shards": [line.digest for store in stores for line in read_lines(store.path)],
         "seed": seed,
     }
 

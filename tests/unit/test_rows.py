@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from kdpipe.cards import DataCard
 from kdpipe.errors import DataError
-from kdpipe.rows import Row, make_rows, read_rows, write_rows
+from kdpipe.rows import Row, json_of, make_rows, read_rows, write_rows
 
 CARD = DataCard(name="toy", family="folder", domain="any")
 
@@ -72,3 +74,29 @@ def test_a_missing_or_wrong_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "toy.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match="is not a rows file of kdpipe"):
         read_rows(tmp_path / "toy.parquet")
+
+
+ODD = ["plain", 'quo"te', "back\\slash", "tab\t", "snowman ☃", "", "\x7f", None]
+NUMBERS = [None, 0.0, -0.0, 1e16, 1e-7, 518.8579, 50.0, float("nan")]
+
+
+def test_the_text_of_a_table_is_that_of_the_standard_library() -> None:
+    table = pa.table(
+        {
+            "id": pa.array(ODD, pa.string()),
+            "fx": pa.array(NUMBERS, pa.float64()),
+            "top": pa.array([None, *range(7)], pa.int32()),
+            "plain": pa.array([*"abcdefg", None], pa.string()),
+        }
+    )
+
+    for part in (table, table.slice(2, 3), table.slice(0, 0)):
+        expected = json.dumps(part.to_pylist(), sort_keys=True)
+        assert b"".join(json_of(part)).decode() == expected
+
+
+def test_a_long_table_is_text_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdpipe.rows._AT_ONCE", 3)
+    table = make_rows(CARD, Path(), [row(number) for number in range(7)]).table
+
+    assert b"".join(json_of(table)).decode() == json.dumps(table.to_pylist(), sort_keys=True)

@@ -16,8 +16,8 @@ from kdpipe.errors import CardError, DataError
 from kdpipe.evaluate import Summary
 from kdpipe.metrics import METRICS
 from kdpipe.metrics.table import read_summary
+from kdpipe.store.consolidated import read_lines
 from kdpipe.store.layout import evaluation_path, student_dir
-from kdpipe.store.ledger import finished, read_record
 from kdpipe.store.metadata import read_info
 from kdpipe.strict import build
 
@@ -202,10 +202,9 @@ def read_store_cost(path: Path) -> StoreCost:
         StoreError: there is no store, or a record is torn.
     """
     info = read_info(path)
-    records = [read_record(path, shard) for shard in finished(path)]
-    known = [record for record in records if record is not None]
-    seconds = [_number(record.environment.get("seconds")) for record in known]
-    rows = sum(record.stop - record.start for record in known)
+    lines = read_lines(path)
+    seconds = [_number(line.environment.get("seconds")) for line in lines]
+    rows = sum(line.images for line in lines)
     weights = info.identity.get("weights")
     digest = weights.get("sha256") if isinstance(weights, dict) else None
     return StoreCost(
@@ -213,8 +212,8 @@ def read_store_cost(path: Path) -> StoreCost:
         teacher=info.teacher,
         rows=info.rows,
         finished=rows,
-        bad=sum(len(record.bad) for record in known),
-        bytes=sum(record.bytes for record in known),
+        bad=sum(len(line.bad) for line in lines),
+        bytes=sum(line.bytes for line in lines),
         raw_bytes=rows * info.raw_bytes,
         seconds=None if None in seconds else sum(s for s in seconds if s is not None),
         weights_sha256=None if digest is None else str(digest),

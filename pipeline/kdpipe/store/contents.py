@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from kdpipe.store.ledger import finished, read_record
+from kdpipe.store.consolidated import read_lines
 from kdpipe.store.metadata import read_info
-from kdpipe.store.summary import Summary, summarise
+from kdpipe.store.summary import Summary, summary_of
 
 if TYPE_CHECKING:
-    from kdpipe.store.ledger import Record
+    from kdpipe.store.ledger import Line
     from kdpipe.store.metadata import StoreInfo
 
 _EACH_SHARD = ("seconds", "forward_seconds", "finished", "run", "pid")
@@ -70,29 +70,29 @@ def read_contents(path: Path) -> Contents:
         StoreError: there is no store, or a record is torn.
     """
     info = read_info(path)
-    records = [one for shard in finished(path) if (one := read_record(path, shard)) is not None]
-    times = sorted(str(one.environment.get("finished", "")) for one in records) or [""]
+    lines = read_lines(path)
+    times = sorted(str(one.environment.get("finished", "")) for one in lines) or [""]
     return Contents(
         path=path,
         identity=info.identity,
         identity_digest=info.digest,
-        summary=summarise(path),
-        arrays=tuple(_arrays(info, records)),
-        bad=_bad(records),
-        environment=_environment(records),
+        summary=summary_of(info, lines),
+        arrays=tuple(_arrays(info, lines)),
+        bad={row: why for one in lines for row, why in one.bad_ids.items()},
+        environment=_environment(lines),
         first=times[0],
         last=times[-1],
     )
 
 
-def _arrays(info: StoreInfo, records: Sequence[Record]) -> list[ArrayContents]:
-    images = sum(one.stop - one.start for one in records)
+def _arrays(info: StoreInfo, lines: Sequence[Line]) -> list[ArrayContents]:
+    images = sum(one.images for one in lines)
     codecs = {
         name: _codec(info, name) for name in cast("dict[str, object]", info.identity["codecs"])
     }
     found = []
     for one in info.arrays:
-        size = sum(record.arrays[one.name].bytes for record in records if one.name in record.arrays)
+        size = sum(line.arrays[one.name].bytes for line in lines if one.name in line.arrays)
         plain = images * int(np.prod(one.shape)) * 4
         is_coded = one.dtype.startswith("uint")
         found.append(
@@ -117,18 +117,10 @@ def _codec(info: StoreInfo, name: str) -> dict[str, object]:
     return {**codec.to_json(), **bounds}
 
 
-def _bad(records: Sequence[Record]) -> dict[str, str]:
-    return {
-        record.ids[int(number) - record.start]: reason
-        for record in records
-        for number, reason in record.bad.items()
-    }
-
-
-def _environment(records: Sequence[Record]) -> dict[str, list[object]]:
+def _environment(lines: Sequence[Line]) -> dict[str, list[object]]:
     found: dict[str, list[object]] = {}
-    for record in records:
-        for name, value in record.environment.items():
+    for line in lines:
+        for name, value in line.environment.items():
             if name not in _EACH_SHARD and value not in found.setdefault(name, []):
                 found[name].append(value)
     return dict(sorted(found.items()))

@@ -17,9 +17,11 @@ from kdpipe.errors import StoreError
 from kdpipe.store import layout
 from kdpipe.store.bins import StoredBins, StoredLogBinomial
 from kdpipe.store.chunks import Chunks, decoding
+from kdpipe.store.consolidated import read_ids, read_lines
 from kdpipe.store.frame import RULES, Window, resampling
 from kdpipe.store.identity import compare, teacher_identity
-from kdpipe.store.ledger import Record, check_record, finished, read_record
+from kdpipe.store.inspection import file_stamps, is_whole
+from kdpipe.store.ledger import Record, check_record, read_record
 from kdpipe.store.metadata import StoreInfo, read_info
 from kdpipe.store.s3 import location
 
@@ -77,22 +79,22 @@ class Store:
     def finished(self) -> NDArray[np.bool_]:
         """Whether each row's shard is done (N,), when this reader first looked."""
         done = np.zeros(len(self), np.bool_)
-        for shard in finished(self.path):
-            if shard < self.info.shards:
-                record = self._record(shard)
-                done[record.start : record.stop] = True
+        stamps = file_stamps(self.path, self.info)
+        for line in read_lines(self.path):
+            if line.shard < self.info.shards:
+                if not is_whole(line, self.info, stamps):
+                    self._record(line.shard)  # says what is wrong
+                done[line.start : line.stop] = True
         return done
 
     @cached_property
     def ids(self) -> list[str | None]:
         """Row ids in order; None for a row whose shard is not finished."""
         listed: list[str | None] = [None] * len(self)
-        for shard in finished(self.path):
-            if shard < self.info.shards:
-                record = self._record(shard)
-                for number, one in zip(range(record.start, len(self)), record.ids, strict=False):
-                    listed[number] = one  # a store that grows may be ahead of this reader
-        return listed
+        for start, ids in read_ids(self.path):
+            if start < len(self):
+                listed[start : start + len(ids)] = ids
+        return listed[: len(self)]  # a store that grows may be ahead of this reader
 
     def known(self, row: int) -> bool:
         """Whether a finished row has depth: its image could be read."""

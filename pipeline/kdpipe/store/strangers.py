@@ -31,9 +31,9 @@ def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
     records = str(layout.record_path(path, 0).parent)
     known.update(f"{records}/{layout.record_path(path, one).name}" for one in range(info.shards))
     for one in info.arrays:
-        folder, dimensions = path / one.name, 1 + len(one.shape)
-        names = (layout.shard_name(shard, dimensions) for shard in range(info.shards))
-        known.update(f"{folder}/{name}" for name in names)
+        array, dimensions = path / one.name, 1 + len(one.shape)
+        shards = (layout.shard_name(shard, dimensions) for shard in range(info.shards))
+        known.update(f"{array}/{shard}" for shard in shards)
     passing = {str(layout.claim_path(path, 0, 0).parent), str(layout.work_dir(path, 0, "").parent)}
     if isinstance(path, S3Path):
         for found in s3.listed(path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsFloat
+from typing import TYPE_CHECKING, SupportsFloat
 
-from kdpipe.store.ledger import finished, read_record
+from kdpipe.store.consolidated import read_lines
 from kdpipe.store.metadata import read_info
+
+if TYPE_CHECKING:
+    from kdpipe.store.ledger import Line
+    from kdpipe.store.metadata import StoreInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +49,22 @@ def summarise(path: Path) -> Summary:
     Raises:
         StoreError: there is no store, or a record is torn.
     """
-    info, done = read_info(path), finished(path)
-    records = [record for shard in done if (record := read_record(path, shard)) is not None]
-    images = sum(one.stop - one.start for one in records)
+    return summary_of(read_info(path), read_lines(path))
+
+
+def summary_of(info: StoreInfo, lines: Sequence[Line]) -> Summary:
+    """Adds up the lines of a store's ledger."""
+    images = sum(one.images for one in lines)
     return Summary(
         rows=info.rows,
         images=images,
-        bad=sum(len(one.bad) for one in records),
+        bad=sum(len(one.bad) for one in lines),
         shards=info.shards,
-        finished=len(records),
-        bytes=sum(one.bytes for one in records),
+        finished=len(lines),
+        bytes=sum(one.bytes for one in lines),
         raw_bytes=images * info.raw_bytes,
-        seconds=sum(_number(one.environment.get("seconds")) for one in records),
-        forward_seconds=sum(_number(one.environment.get("forward_seconds")) for one in records),
+        seconds=sum(_number(one.environment.get("seconds")) for one in lines),
+        forward_seconds=sum(_number(one.environment.get("forward_seconds")) for one in lines),
     )
 
 

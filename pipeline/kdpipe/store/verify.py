@@ -17,13 +17,15 @@ from dask.delayed import delayed
 from kdpipe.errors import StoreError
 from kdpipe.store import layout
 from kdpipe.store.consensus import settle
-from kdpipe.store.inspection import Problem, Seen, inspect
+from kdpipe.store.consolidated import known_lines, what_is_wrong
+from kdpipe.store.inspection import Problem, Seen, at_a_glance, inspect
 from kdpipe.store.ledger import finished, read_record
 from kdpipe.store.manifest import manifest_beside, manifest_of, read_manifest
 from kdpipe.store.metadata import documents, read_info
 from kdpipe.store.strangers import strangers
 
 if TYPE_CHECKING:
+    from kdpipe.store.ledger import Record
     from kdpipe.store.metadata import StoreInfo
 
 _AT_ONCE = 64
@@ -94,6 +96,7 @@ def verify(
             problems = [
                 *_check_metadata(path, info),
                 *_check_shards(path, info, seen),
+                *_check_consolidated(path, info, quick),
                 *_check_manifest(path, info, seen, quick),
                 *_check_strangers(path, info),
             ]
@@ -119,12 +122,13 @@ def _inspect_all(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Seen]:
     shards = [shard for shard in finished(path) if shard < info.shards]
+    glance = at_a_glance(path, info, known_lines(path)) if quick else {}
     look = partial(inspect, path, info, quick=quick)
     task = delayed(look, pure=False, traverse=False)  # dask would walk through arguments of its own
     for start in range(0, len(shards), _AT_ONCE):
         part = shards[start : start + _AT_ONCE]
         if quick:  # reads no file to speak of: threads would only wait for each other
-            yield from map(look, part)
+            yield from (glance.get(shard) or look(shard) for shard in part)
         else:
             yield from compute(  # type: ignore[no-untyped-call]
                 *map(task, part),
@@ -140,12 +144,13 @@ def _records_only(path: Path) -> Iterator[Seen]:
     """Reads the ledger of a store whose root is lost."""
     for shard in finished(path):
         with contextlib.suppress(StoreError):
-            yield Seen(shard=shard, record=read_record(path, shard), problem=None)
+            record = read_record(path, shard)
+            yield Seen(shard=shard, problem=None, store=record.store if record else None)
 
 
 def _trusted(path: Path, root: str | None, seen: Sequence[Seen]) -> str:
     votes = Counter([] if root is None else [root])
-    votes.update(one.record.store for one in seen if one.record is not None)
+    votes.update(one.store for one in seen if one.store is not None)
     manifest = read_manifest(path)
     if manifest is not None:
         votes[str(manifest.get("identity"))] += 1
@@ -198,11 +203,25 @@ def _check_shards(path: Path, info: StoreInfo, seen: Sequence[Seen]) -> Iterator
                 yield Problem(
                     kind="shard", file=file, found="no record", expected=what, shard=shard
                 )
-        elif one.record is not None and one.record.store != info.digest:
-            found = f"a record of a store with identity {one.record.store}"
+        elif one.store not in (None, info.digest):
+            found = f"a record of a store with identity {one.store}"
             yield Problem(kind="shard", file=file, found=found, expected=info.digest, shard=shard)
         elif one.problem is not None:
             yield one.problem
+
+
+def _check_consolidated(path: Path, info: StoreInfo, quick: bool) -> Iterator[Problem]:
+    found = what_is_wrong(path, info.digest, () if quick else _records(path))
+    if found is not None:
+        file, what = layout.consolidated_path(path), "what the records say"
+        yield Problem(kind="ledger", file=file, found=found, expected=what)
+
+
+def _records(path: Path) -> Iterator[Record]:
+    for shard in finished(path):
+        with contextlib.suppress(StoreError):
+            if (record := read_record(path, shard)) is not None:
+                yield record
 
 
 def _promised_shards(path: Path, info: StoreInfo) -> int:
@@ -228,10 +247,10 @@ def _check_manifest(
         found = f"{manifest.get('rows')} rows"
         yield Problem(kind="manifest", file=file, found=found, expected=f"{info.rows}")
         return
-    records = [one.record for one in seen if one.record is not None]
-    if quick or len(records) < info.shards:
+    lines = [one.line for one in seen if one.line is not None]
+    if quick or len(lines) < info.shards:
         return  # where a record is missing that is said already
-    if file.read_bytes() != manifest_of(info, records):
+    if file.read_bytes() != manifest_of(info, lines):
         what = "those of the ledger"
         yield Problem(kind="manifest", file=file, found="other rows or digests", expected=what)
 

@@ -14,6 +14,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.params import load_params
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
+from kdpipe.store.consolidated import consolidate
 from kdpipe.store.manifest import write_manifest
 from kdpipe.teaching import plan as plans
 from kdpipe.teaching.plan import Plan, Subject
@@ -166,7 +167,7 @@ def run(
         path=path,
         manifest=manifest if complete else None,
         written=_images(tally, is_new=True),
-        kept=sum(one.stop - one.start for one in plan.kept) + _images(tally, is_new=False),
+        kept=sum(one.images for one in plan.kept) + _images(tally, is_new=False),
         bad=_bad(plan, tally),
         bytes=sum(one.bytes for one in [*plan.kept, *(tally.taught if tally else ())]),
         seconds=seconds,
@@ -188,19 +189,20 @@ def make_pool(assignment: Assignment, options: Options) -> Pool:
 
 
 def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
-    """Writes the manifest of a complete store; a partial one has none."""
-    records = plans.complete_records(path, info) if info.rows == rows else None
-    if records is None:
+    """Writes the manifest and the one-file ledger of a complete store; a partial one has none."""
+    lines = plans.complete_lines(path, info) if info.rows == rows else None
+    if lines is None:
         manifest.unlink(missing_ok=True)
         return False
-    write_manifest(manifest, info, records)
+    consolidate(path)
+    write_manifest(manifest, info, lines)
     return True
 
 
 def _bad(plan: Plan, tally: Tally | None) -> dict[str, str]:
     bad: dict[str, str] = {}
-    for record in plan.kept:
-        bad.update(record.bad_ids)
+    for line in plan.kept:
+        bad.update(line.bad_ids)
     for one in tally.taught if tally else ():
         bad.update(one.bad)
     return bad

@@ -24,6 +24,7 @@ from kdpipe.rows import Rows, read_rows
 from kdpipe.store import identity as identities
 from kdpipe.store import layout
 from kdpipe.store.claims import Claim, tidy
+from kdpipe.store.consolidated import consolidate
 from kdpipe.store.frame import BILINEAR
 from kdpipe.store.ledger import Record
 from kdpipe.store.manifest import manifest_beside, write_manifest
@@ -128,20 +129,21 @@ def import_depth(
         for shard in verify(path).broken:
             remove_shard(path, info, shard, run)
         plan = plans.make_plan(path, info, rows)
-        records = list(plan.kept)
+        lines = list(plan.kept)
         for done, shard in enumerate(plan.missing, 1):
-            records.append(_take(path, info, shard, pictures, run))
+            lines.append(_take(path, info, shard, pictures, run).line)
             if progress is not None:
                 progress(done, len(plan.missing))
     finally:
         tidy(path, run)
-    records.sort(key=lambda one: one.shard)
-    write_manifest(manifest_beside(path), info, records)
+    lines.sort(key=lambda one: one.shard)
+    consolidate(path)
+    write_manifest(manifest_beside(path), info, lines)
     return Imported(
         path=path,
         written=plan.images,
         kept=len(rows) - plan.images,
-        bad={r.ids[int(n) - r.start]: why for r in records for n, why in r.bad.items()},
+        bad={row: why for one in lines for row, why in one.bad_ids.items()},
         unused=unused,
         quantum=how.quantum,
     )

@@ -15,8 +15,10 @@ from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.nets.zoedepth_sizes import Sizes
 from kdpipe.store import identity as identities
 from kdpipe.store import layout
+from kdpipe.store.consolidated import known_lines, read_lines
 from kdpipe.store.disk import disk_errors
-from kdpipe.store.ledger import Record, check_record, finished, read_record
+from kdpipe.store.inspection import file_stamps, is_whole
+from kdpipe.store.ledger import Line, Record, check_record, finished, read_record
 from kdpipe.store.metadata import StoreInfo, create_info, formats, read_info, write_info
 from kdpipe.store.s3 import S3Path, check_conditions
 from kdpipe.strict import build
@@ -48,7 +50,7 @@ class Plan:
     missing: tuple[int, ...]
     """Shards to be taught, in order."""
 
-    kept: tuple[Record, ...] = field(default=())
+    kept: tuple[Line, ...] = field(default=())
     """Finished shards that stay, in order."""
 
     @property
@@ -172,15 +174,19 @@ def make_plan(
     first, last = shards or (0, info.shards)
     if limit is not None:
         last = min(last, -(-limit // info.shard_rows))
-    done, kept, missing = set(finished(path)), [], []
+    done, lines, kept, missing = set(finished(path)), known_lines(path), [], []
+    stamps = file_stamps(path, info) if lines else {}
     for shard in range(first, last):
-        record = None
-        if shard in done:
+        line = lines.get(shard)
+        if line is not None and not (is_whole(line, info, stamps) and _has_rows(line, rows)):
+            line = None  # its record says what is wrong
+        if line is None and shard in done:
             record = find_finished(path, shard, info, rows, retry_bad=retry_bad)
-        if record is None:
+            line = record.line if record else None
+        if line is None or _is_again(line, info, retry_bad):
             missing.append(shard)
         else:
-            kept.append(record)
+            kept.append(line)
     return Plan(info=info, missing=tuple(missing), kept=tuple(kept))
 
 
@@ -197,9 +203,7 @@ def find_finished(
     if record is None or not _is_whole(path, record, info):
         return None
     check_rows(path, record, rows)
-    if record.stop < info.rows_of(shard)[1] or (retry_bad and record.bad):
-        return None
-    return record
+    return None if _is_again(record, info, retry_bad) else record
 
 
 def check_rows(path: Path, record: Record, rows: Rows) -> None:
@@ -213,7 +217,7 @@ def check_rows(path: Path, record: Record, rows: Rows) -> None:
     Raises:
         StaleStoreError: names the first row that differs.
     """
-    if record.stop <= len(rows) and rows.digest(record.start, record.stop) == record.row_digest:
+    if _has_rows(record, rows):
         return
     now = [one.id for one in rows[record.start : record.stop]]
     for number, (before, after) in enumerate(_pairs(record.ids, now), record.start):
@@ -236,7 +240,7 @@ def check_space(path: Path, plan: Plan) -> None:
     Raises:
         StoreError: it will not.
     """
-    images = sum(one.stop - one.start for one in plan.kept)
+    images = sum(one.images for one in plan.kept)
     taught = sum(one.bytes for one in plan.kept)
     guess = sum(one.raw_bytes / _GUESSED_PACKING[one.packing] for one in plan.info.arrays)
     row = taught / images if images else guess
@@ -252,13 +256,12 @@ def check_space(path: Path, plan: Plan) -> None:
         )
 
 
-def complete_records(path: Path, info: StoreInfo) -> list[Record] | None:
-    """The records of all shards, in order; None where one is missing or too short."""
-    done = set(finished(path))
-    if not done.issuperset(range(info.shards)):
+def complete_lines(path: Path, info: StoreInfo) -> list[Line] | None:
+    """The ledger of a complete store, in order; None where a shard is missing or too short."""
+    if not set(finished(path)).issuperset(range(info.shards)):
         return None
-    records = [read_record(path, shard) for shard in range(info.shards)]
-    whole = [one for one in records if one and one.stop == info.rows_of(one.shard)[1]]
+    lines = [one for one in read_lines(path) if one.shard < info.shards]
+    whole = [one for one in lines if one.stop == info.rows_of(one.shard)[1]]
     return whole if len(whole) == info.shards else None
 
 
@@ -280,6 +283,15 @@ def _is_whole(path: Path, record: Record, info: StoreInfo) -> bool:
         log.warning("%s: shard %d is taught again: %s", path, record.shard, error)
         return False
     return True
+
+
+def _is_again(one: Line | Record, info: StoreInfo, retry_bad: bool) -> bool:
+    """Whether a finished shard is taught again: it is a tail that grew, or has bad images."""
+    return one.stop < info.rows_of(one.shard)[1] or (retry_bad and bool(one.bad))
+
+
+def _has_rows(one: Line | Record, rows: Rows) -> bool:
+    return one.stop <= len(rows) and rows.digest(one.start, one.stop) == one.row_digest
 
 
 def _pairs(before: Iterable[str], now: list[str]) -> Iterable[tuple[str, str | None]]:

@@ -14,6 +14,7 @@ from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
 from kdpipe.store.consensus import settle
+from kdpipe.store.consolidated import consolidate
 from kdpipe.store.disk import disk_errors
 from kdpipe.store.ledger import Record, finished, read_record
 from kdpipe.store.manifest import manifest_beside, read_manifest, write_manifest
@@ -44,7 +45,8 @@ class Repaired:
     """That `verify` saw before."""
 
     rewritten: tuple[Path, ...]
-    """Each zarr.json that was damaged, and the manifest if it was, or has changed."""
+    """Each zarr.json and one-file ledger that was damaged, and the manifest if it was, or has
+    changed."""
 
     shards: tuple[int, ...]
     """Taught again."""
@@ -107,12 +109,15 @@ def repair(
         changed = _teach_again(path, info, found.broken, source, options)
     if changed or any(one.kind == "manifest" for one in found.problems):
         rewritten.append(manifest_beside(path))
-    if found.broken or manifest_beside(path) in rewritten:
+    ledgers = [one.file for one in found.problems if one.kind == "ledger"]
+    for one in ledgers:  # the records say all that it said
+        one.unlink(missing_ok=True)
+    if found.broken or ledgers or manifest_beside(path) in rewritten:
         _renew_manifest(path, info)
     return Repaired(
         path=path,
         problems=problems,
-        rewritten=tuple(rewritten),
+        rewritten=(*rewritten, *ledgers),
         shards=found.broken,
         images=_images(info, found.broken),
         changed=changed,
@@ -237,9 +242,10 @@ def _check_rows(path: Path, info: StoreInfo, shard: int, before: _Before, rows: 
 
 
 def _renew_manifest(path: Path, info: StoreInfo) -> None:
-    """The manifest of a complete store; a partial one has none."""
-    records = plans.complete_records(path, info)
-    if records is None:
+    """The manifest and the one-file ledger of a complete store; a partial one has none."""
+    lines = plans.complete_lines(path, info)
+    if lines is None:
         manifest_beside(path).unlink(missing_ok=True)
     else:
-        write_manifest(manifest_beside(path), info, records)
+        consolidate(path)
+        write_manifest(manifest_beside(path), info, lines)

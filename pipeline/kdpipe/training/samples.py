@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdpipe.datasets import read_image, read_truth
 from kdpipe.errors import DataError, StaleStoreError, StoreError
+from kdpipe.rows import json_of
+from kdpipe.store.consolidated import read_lines
 from kdpipe.store.frame import BILINEAR
-from kdpipe.store.ledger import finished, read_record
 from kdpipe.training.bins import collate, sample_bins
 from kdpipe.training.geometry import Intrinsics
 
@@ -240,27 +241,29 @@ def check_store(store: Store, rows: Rows) -> dict[int, str]:
         StaleStoreError: the rows were reordered or edited since they were taught.
     """
     missing = dict.fromkeys(range(len(rows)), NOT_TAUGHT)
-    for shard in finished(store.path):
-        record = read_record(store.path, shard)
-        if record is None or record.start >= len(rows):
+    for line in read_lines(store.path):
+        if line.start >= len(rows):
             continue
-        if record.stop > len(rows) or record.row_digest != rows.digest(record.start, record.stop):
+        if line.stop > len(rows) or line.row_digest != rows.digest(line.start, line.stop):
             raise StaleStoreError(
-                f"{store.path}: rows {record.start} to {record.stop} are not those of {rows.name} "
+                f"{store.path}: rows {line.start} to {line.stop} are not those of {rows.name} "
                 "(order, images, frames or focal lengths differ): the data set changed since; run "
                 "`kdpipe teach` again"
             )
-        for number in range(record.start, record.stop):
+        for number in range(line.start, line.stop):
             del missing[number]
-        missing.update({int(number): reason for number, reason in record.bad.items()})
+        missing.update({int(number): reason for number, reason in line.bad.items()})
     return missing
 
 
 def rows_digest(rows: Rows) -> str:
     """What of a data set decides a training: its images, truth and splits, in order."""
     names = ["id", "split", "image_digest", "truth", "truth_scale", "top", "left", "fx"]
-    text = json.dumps([rows.table.select(names).to_pylist(), asdict(rows.card)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    whole = hashlib.sha256(b"[")
+    for piece in json_of(rows.table.select(names)):
+        whole.update(piece)
+    whole.update(f", {json.dumps(asdict(rows.card), sort_keys=True)}]".encode())
+    return whole.hexdigest()[:16]
 
 
 def _camera(row: Row) -> Intrinsics:

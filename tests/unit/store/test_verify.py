@@ -17,6 +17,7 @@ from tests.unit.store.conftest import ROWS, MakeStore, info_of, write_shard
 from kdpipe.errors import StoreError
 from kdpipe.store import Store, inspection, layout, ledger, open_store
 from kdpipe.store.claims import Claim
+from kdpipe.store.consolidated import consolidate
 from kdpipe.store.disk import as_json, read_json
 from kdpipe.store.manifest import manifest_beside, write_manifest
 from kdpipe.store.metadata import read_info, write_info
@@ -32,19 +33,24 @@ KINDS = {
     "codes": "bins/codes/c.1.0.0.0",
     "edges": "bins/edges/c.1.0",
     "record": "ledger/0000001.json",
+    "consolidated": "ledger/consolidated.parquet",
     "manifest": "../store.json",
 }
 """One file of every kind, of shard 1 where it is a shard's."""
+
+UNASKED = ("consolidated", "manifest")
+"""A store without them is whole."""
 
 SHARDS = ("depth", "extent", "codes", "edges", "record")
 
 
 @pytest.fixture
 def path(make_store: MakeStore) -> Path:
-    """A complete store with its manifest."""
+    """A complete store with its manifest and its records in one file."""
     path = make_store()
     records = [ledger.read_record(path, shard) for shard in ledger.finished(path)]
     write_manifest(manifest_beside(path), read_info(path), [one for one in records if one])
+    consolidate(path)
     return path
 
 
@@ -119,7 +125,7 @@ def test_a_truncated_file_is_named_also_at_a_glance(
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "manifest"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNASKED])
 def test_a_missing_file_is_named_also_at_a_glance(kind: str, quick: bool, path: Path) -> None:
     file = path / KINDS[kind]
     good = dict(readable(path, range(ROWS)))

@@ -17,6 +17,7 @@ from kdpipe.errors import CheckpointError, ClaimError, StaleStoreError, StoreErr
 from kdpipe.rows import make_rows, write_rows
 from kdpipe.store import layout, ledger
 from kdpipe.store.claims import Claim
+from kdpipe.store.consolidated import known_lines
 from kdpipe.store.disk import as_json, read_json
 from kdpipe.store.metadata import read_info
 from kdpipe.store.verify import verify
@@ -92,6 +93,7 @@ def test_a_broken_shard_is_taught_again_bit_by_bit_and_no_other(name: str, damag
     assert [one.file for one in done.problems] == [shard_file(name)]
     assert touched == {
         layout.record_path(STORE, 1),
+        layout.consolidated_path(STORE),
         *(shard_file(one.name) for one in read_info(STORE).arrays),
     }
     assert verify(STORE).problems == ()
@@ -318,3 +320,17 @@ def test_files_of_someone_else_stay() -> None:
     assert [one.file.name for one in done.left] == ["notes.txt"]
     assert (STORE / "notes.txt").read_text() == "mine"
     assert done.shards == ()
+
+
+def test_a_torn_ledger_of_all_shards_is_written_again_and_nothing_is_taught() -> None:
+    make_photos(20)
+    teach()
+    file, expected = layout.consolidated_path(STORE), known_lines(STORE)
+    flip(file)
+
+    done = repair(STORE)
+
+    assert (done.rewritten, done.shards, done.left) == ((file,), (), ())
+    assert len(expected) == 3
+    assert known_lines(STORE) == expected
+    assert verify(STORE).problems == ()
