@@ -142,13 +142,17 @@ def test_python_takes_the_fitted_weights_by_itself(make_tiny: MakeRows, manifest
 def test_images_that_it_could_not_teach_are_refused_before_the_training(
     make_tiny: MakeRows, tmp_path: Path
 ) -> None:
-    """Enough patches at the size of the training, too few in the frames of 48x64."""
+    """Enough patches at the size of the training, too few in the frames of 48x64; then in both."""
     make_tiny()
-    network = {**TINY["adabins-kitti"], "queries": 12}
-    add_card(tmp_path / "cards/teachers", TEACHER, "adabins-small", network=network)
+    for queries, said in (
+        (12, r"could not teach tiny.*3x4 = 12 patches.*13 to"),
+        (24, r"cannot be fitted at height 64 and width 96.*4x6 = 24 patches.*25 to"),
+    ):
+        network = {**TINY["adabins-kitti"], "queries": queries}
+        add_card(tmp_path / "cards/teachers", TEACHER, "adabins-small", network=network)
 
-    with pytest.raises(TrainingError, match=r"could not teach tiny.*3x4 = 12 patches.*13 to"):
-        fit.run(TEACHER, "tiny", manifests=tmp_path / "cards", params=PARAMS, device="cpu")
+        with pytest.raises(TrainingError, match=said):
+            fit.run(TEACHER, "tiny", manifests=tmp_path / "cards", params=PARAMS, device="cpu")
 
     assert not layout.teacher_dir("tiny", TEACHER).exists()
 

@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,12 @@ _NUMPY: list[Any] = [
 """Names that make plain arrays and nothing else: BTS files keep their scores as arrays."""
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict")
-"""Keys of a checkpoint under which the state dict itself may lie; weights averaged over a training
-(EMA) are what their authors evaluate, so they come first."""
+_WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict", "module")
+"""Keys of a checkpoint under which the state dict itself may lie, also one in another; weights
+averaged over a training (EMA) are what their authors evaluate, so they come first."""
+
+_DEEPEST = 3
+"""Wrappers in one another that are opened: a file may hold one that holds itself."""
 
 _PREFIXES = ("module.", "_orig_mod.", "ema_model.")
 """Of data-parallel training, of torch.compile, of weights that were averaged beside a training."""
@@ -105,6 +108,7 @@ def load_state(
     where: str,
     *,
     unused: Callable[[str], bool] = lambda key: False,
+    names: Iterable[str] = (),
 ) -> None:
     """Puts a state dict into a network, strictly; half precision is cast.
 
@@ -114,6 +118,7 @@ def load_state(
         where: the file's name, for the message.
         unused: names which the forward pass never reads: they may be absent, left over or of
             another shape, and are then ignored.
+        names: of the entries in the file, where `state` was given others.
 
     Raises:
         CheckpointError: another network's: counts, and names the first five missing, left over or
@@ -144,7 +149,8 @@ def load_state(
     if problems:
         raise CheckpointError(
             f"{where} holds another network than {type(network).__name__} with {len(own)} entries: "
-            f"{'; '.join(problems)}. {_looks_like(state)}Check that card and file belong together"
+            f"{'; '.join(problems)}. {looks_like(names or state)}Check that card and file belong "
+            "together"
         )
     for key, value in taken.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -185,12 +191,14 @@ def _is_zip(path: Path) -> bool:
 
 
 def _tensors(path: Path, found: object) -> dict[str, Tensor]:
-    for name in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            if name in _AVERAGED:
-                logger.info("%s: the averaged weights under %r are taken", path, name)
-            found = found[name]
+    for _ in range(_DEEPEST):
+        inside = found if isinstance(found, Mapping) else {}
+        name = next((one for one in _WRAPPERS if isinstance(inside.get(one), Mapping)), None)
+        if name is None:
             break
+        if name in _AVERAGED:
+            logger.info("%s: the averaged weights under %r are taken", path, name)
+        found = inside[name]
     advice = f"expected a state dict, alone or under one of {', '.join(_WRAPPERS)}"
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path} holds {_describe(found)}, {advice}")
@@ -211,9 +219,11 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _looks_like(state: Mapping[str, Tensor]) -> str:
-    named = [name for mark, name in _MARKS.items() if any(mark in key for key in state)]
-    return f"It looks like {named[0]}. " if named else ""
+def looks_like(names: Iterable[str]) -> str:
+    """A sentence and a space on whose checkpoint has entries of these names; empty: unknown."""
+    keys = list(names)
+    found = [name for mark, name in _MARKS.items() if any(mark in key for key in keys)]
+    return f"It looks like {found[0].removesuffix('.')}. " if found else ""
 
 
 def _why_refused(path: Path, error: Exception) -> str:

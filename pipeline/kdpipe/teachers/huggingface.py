@@ -137,7 +137,8 @@ def load_network(card: TeacherCard, path: Path) -> nn.Module:
         model, info = type(made.model).from_pretrained(
             None, config=made.config, state_dict=state, **_STRICTLY
         )
-    return _whole(HubNetwork(model, made.processor), info, path)
+    looks = checkpoint.looks_like(state)
+    return _whole(HubNetwork(model, made.processor), info, path, looks)
 
 
 def make_teacher(
@@ -274,7 +275,7 @@ def _processor(values: Mapping[str, object], where: str) -> Any:
     return made(**copy.deepcopy(held))
 
 
-def _whole(network: HubNetwork, info: Mapping[str, Any], path: Path) -> HubNetwork:
+def _whole(network: HubNetwork, info: Mapping[str, Any], path: Path, looks: str = "") -> HubNetwork:
     """The network, if what transformers says of its loading leaves no gap."""
     problems = []
     for what, keys in (
@@ -289,7 +290,7 @@ def _whole(network: HubNetwork, info: Mapping[str, Any], path: Path) -> HubNetwo
     if problems:
         raise CheckpointError(
             f"{path} holds another network than its configuration says: {'; '.join(problems)}. "
-            "Check that card and file belong together"
+            f"{looks}Check that card and file belong together"
         )
     return network
 

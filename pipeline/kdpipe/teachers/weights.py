@@ -198,7 +198,7 @@ def load_state(
         state = read(path)
     renamed = {_rename(key, renames): value for key, value in state.items()}
     unused = getattr(network, "is_unused", lambda _key: False)
-    checkpoint.load_state(network, renamed, str(path), unused=unused)
+    checkpoint.load_state(network, renamed, str(path), unused=unused, names=state)
 
 
 def missing_weights(card: TeacherCard, looked: Sequence[Path] = ()) -> CheckpointError:

@@ -209,6 +209,7 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
         lambda raw, averaged: {"model": raw, "model_ema": averaged},
         lambda raw, averaged: {"state_dict": raw, "state_dict_ema": averaged},
         lambda raw, averaged: {"ema_state_dict": averaged},
+        lambda raw, averaged: {"model": raw, "ema": {"decay": 0.99, "module": averaged}},
         lambda raw, averaged: {
             **{f"online_model.{key}": value for key, value in raw.items()},
             **{f"ema_model.module.{key}": value for key, value in averaged.items()},
@@ -237,5 +238,17 @@ def _prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Te
 def test_another_familys_checkpoint_is_named() -> None:
     state = {"adaptive_bins_layer.conv3x3.weight": torch.zeros(1)}
 
-    with pytest.raises(CheckpointError, match="It looks like AdaBins"):
+    with pytest.raises(CheckpointError, match=r"It looks like AdaBins\. Check"):
         load_state(nn.Linear(2, 1), state, "AdaBins_nyu.pt")
+    names = ["MFF.up1.conv1.weight"]  # in the file, before they were renamed
+    with pytest.raises(CheckpointError, match=r"a network of Hu et al\. Check"):
+        load_state(nn.Linear(2, 1), state, "hu.pt", names=names)
+
+
+def test_a_wrapper_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pt")
+
+    with pytest.raises(CheckpointError, match="holds a dict as 'model'"):
+        read_state(tmp_path / "endless.pt")

@@ -216,6 +216,9 @@ def test_a_checkpoint_of_another_network_is_refused(save: Save) -> None:
     with pytest.raises(CheckpointError, match=r"139 missing: back.*164 left over: dec") as caught:
         load_teacher(card_of("metric"), checkpoint=folder / "model.safetensors")
     assert "\n" not in str(caught.value)
+    torch.save({"model": {"decoder.daspp_24.weight": torch.zeros(1)}}, folder / "bts.pt")
+    with pytest.raises(CheckpointError, match=r"It looks like BTS\. Check"):
+        load_teacher(card_of("metric"), checkpoint=folder / "bts.pt")
 
 
 def test_images_of_either_kind_are_the_same_image(save: Save) -> None:
