@@ -86,7 +86,7 @@ def run(
     manifests: Path | None = None,
     params: Params | None = None,
     checkpoint: Path | None = None,
-    encoder_weights: str | None = None,
+    encoder_weights: Path | None = None,
     train_published: bool = False,
     max_minutes: float | None = None,
     device: str = "auto",
@@ -126,7 +126,7 @@ def run(
     rows = rows_of(data, manifests)
     settings = (params or load_params()).fit_of(teacher)
     if encoder_weights is not None:
-        settings = replace(settings, encoder_weights=encoder_weights)
+        settings = replace(settings, encoder_weights=str(encoder_weights))
     return _train(card, card.fit, rows, settings, max_minutes, device, workers)
 
 
