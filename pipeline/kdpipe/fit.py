@@ -17,7 +17,6 @@ from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import CheckpointError, DataError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
-from kdpipe.nets.imagenet import IMAGENET, weights_file
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher, make_teacher
@@ -102,8 +101,7 @@ def run(
         manifests: folder of the cards.
         params: of the experiment; None: params.yaml.
         checkpoint: take these weights instead of training.
-        encoder_weights: where the encoder starts, a file or `imagenet`, instead of what
-            params.yaml names; trains.
+        encoder_weights: where the encoder starts, instead of what params.yaml names; trains.
         train_published: train by the card's recipe although there are published weights.
         max_minutes: stop then; the same call goes on.
         device: to train on; `auto`: CUDA where there is one.
@@ -170,7 +168,7 @@ def _train(
     network = build_network(card)
     _check_sizes(make_teacher(card, network, mirror=False), rows, settings)
     if settings.encoder_weights is not None:
-        _fill_encoder(network, card, settings.encoder_weights)
+        _fill_encoder(network, card, Path(settings.encoder_weights))
     if recipe.start_at_data:
         start_at_data(network, dataset, card.name)
     ask = _asker(network, card, rows)
@@ -243,15 +241,14 @@ def _check_sizes(teacher: Teacher, rows: Rows, settings: TrainParams) -> None:
         )
 
 
-def _fill_encoder(network: nn.Module, card: TeacherCard, weights: str) -> None:
+def _fill_encoder(network: nn.Module, card: TeacherCard, path: Path) -> None:
     encoder = encoder_of(network)
-    names = [part.timm_name for part in network.modules() if hasattr(part, "timm_name")]
-    if encoder is None or (weights == IMAGENET and not names):
+    if encoder is None:
         raise CheckpointError(
-            f"{card.name} has no encoder that {weights} could fill: leave encoder_weights out, or "
+            f"{card.name} has no encoder that {path} could fill: leave encoder_weights out, or "
             "give weights of the whole network as --checkpoint"
         )
-    load_encoder_weights(encoder, weights_file(weights, str(names[0]) if names else ""))
+    load_encoder_weights(encoder, path)
 
 
 def _asker(network: nn.Module, card: TeacherCard, rows: Rows) -> _Ask:
