@@ -192,16 +192,16 @@ def make_rows(card: DataCard, root: Path, rows: Iterable[Row]) -> Rows:
     Raises:
         DataError: two rows have one id, or a path leaves the root.
     """
-    listed = [asdict(r) for r in rows]
-    seen: set[str] = set()
+    listed, seen = list(rows), set[str]()
     for one in listed:
-        if one["id"] in seen:
-            raise DataError(f"{card.name}: two rows have the id {one['id']!r}; ids must be unique")
-        seen.add(one["id"])
-        for path in (one["image"], one["truth"], one["labels"]):
+        if one.id in seen:
+            raise DataError(f"{card.name}: two rows have the id {one.id!r}; ids must be unique")
+        seen.add(one.id)
+        for path in (one.image, one.truth, one.labels):
             if path is not None:
                 check_inside(path)
-    return Rows(card, root, pa.Table.from_pylist(listed, schema=_SCHEMA))
+    columns = {name: [getattr(one, name) for one in listed] for name in _SCHEMA.names}
+    return Rows(card, root, pa.table(columns, schema=_SCHEMA))
 
 
 def check_inside(path: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kdpipe.cards import DataCard
     from kdpipe.types import Depth
 
+_FIELDS = tuple(one.name for one in fields(Row))
 _BENCHMARK = (352, 1216)
 """The KB crop (H, W): the bottom rows, the middle columns."""
 
@@ -49,7 +50,7 @@ def place(card: DataCard, row: Row, height: int, width: int) -> Row:
     Raises:
         DataError: the image has another size than the family says, or is too small for the crop.
     """
-    known = {f.name: getattr(row, f.name) for f in fields(Row)}
+    known = {name: getattr(row, name) for name in _FIELDS}
     if row.image_height or row.image_width:
         if (row.image_height, row.image_width) != (height, width):
             raise DataError(
@@ -77,9 +78,26 @@ def stamp(rows: Rows, row: Row) -> Row:
     Raises:
         DataError: a file is missing, out of reach, or no plain file.
     """
+    size, changed, truth_size, truth_changed = stamps_of(rows, row)
+    return replace(
+        row,
+        bytes=size,
+        mtime_ns=changed,
+        truth_bytes=truth_size,
+        truth_mtime_ns=truth_changed,
+    )
+
+
+def stamps_of(rows: Rows, row: Row) -> tuple[int, int, int, int]:
+    """Size and time of change of a row's image, and of its depth file; 0 where it has none.
+
+    Raises:
+        DataError: a file is missing, out of reach, or no plain file.
+    """
     size, changed = _stat(rows.root / row.image.partition("#")[0])
-    truth = (0, 0) if row.truth is None else _stat(rows.root / row.truth.partition("#")[0])
-    return replace(row, bytes=size, mtime_ns=changed, truth_bytes=truth[0], truth_mtime_ns=truth[1])
+    if row.truth is None:
+        return size, changed, 0, 0
+    return size, changed, *_stat(rows.root / row.truth.partition("#")[0])
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kdpipe.cards import DataCard, load_data
 from kdpipe.datasets import load_family, resolve_root
-from kdpipe.datasets.check import check_row, place, stamp
+from kdpipe.datasets.changes import find_changes, merge
+from kdpipe.datasets.check import check_row
 from kdpipe.errors import DataError, UnknownNameError
 from kdpipe.rows import Row, Rows, make_rows, read_rows, write_rows
 from kdpipe.store import layout
@@ -45,7 +46,8 @@ class Indexed:
 
     def counts(self) -> dict[str, int]:
         """Rows of each split."""
-        return dict(Counter(self.rows.table["split"].to_pylist()))
+        counts = self.rows.table["split"].value_counts()
+        return {one["values"]: one["counts"] for one in counts.to_pylist()}
 
     def labelled(self) -> int:
         """Rows with measured depth."""
@@ -121,47 +123,45 @@ def run(
     """
     card = replace(card, name=check_name(name or card.name))
     path = layout.rows_path(card.name)
-    known = _before(path, card)
-    listed = _list(card, root, limit)
-    before = [Row(**values) for values in known.table.to_pylist()] if known else []
-    gone = [number for number, row in enumerate(before) if row.id not in listed]
-    if gone:
+    known, empty = _before(path, card), make_rows(card, root, [])
+    changes = find_changes(empty, known, _list(card, root, limit))
+    if changes.twins is not None:
+        row, twin = changes.twins
         raise DataError(
-            f"{path} has {len(gone)} rows that are not listed any more (first: "
-            f"{before[gone[0]].id!r}); stores count on row numbers: put the files or the longer "
+            f"{_origin(row)}{row.image!r} and {_origin(twin)}{twin.image!r} have the same id "
+            f"{row.id!r} (path without extension): take one away, or rename it"
+        )
+    if changes.gone:
+        raise DataError(
+            f"{path} has {len(changes.gone)} rows that are not listed any more (first: "
+            f"{changes.gone[0]!r}); stores count on row numbers: put the files or the longer "
             f"--limit back, or delete {path} and {layout.store_path(card.name, 'T').parent} to "
             "start over"
         )
-    order = [listed.pop(row.id) for row in before]
-    old: list[Row | None] = [*before, *(None for _ in listed)]
-    order += listed.values()
-    rows, kept = _check_all(make_rows(card, root, []), order, old, progress)
-    whole = make_rows(card, root, rows)
-    if known is None or kept < len(rows) or (known.card, known.root) != (card, root):
+    todo = [*changes.changed.values(), *changes.new]
+    whole = merge(empty, known, changes, _check_all(empty, todo, progress))
+    if known is None or todo or (known.card, known.root) != (card, root):
         write_rows(path, whole)
-    changed = len(before) - kept
+    changed, new = len(changes.changed), len(changes.new)
     if changed:
         _LOG.warning("%s: %d rows changed; `teach` will refuse shards with them", path, changed)
-    return Indexed(rows=whole, path=path, new=len(rows) - len(before), changed=changed, kept=kept)
+    return Indexed(rows=whole, path=path, new=new, changed=changed, kept=len(whole) - len(todo))
 
 
-def _list(card: DataCard, root: Path, limit: int | None) -> dict[str, Row]:
-    """Id -> row, in the family's order."""
-    listed: dict[str, Row] = {}
+def _list(card: DataCard, root: Path, limit: int | None) -> Iterator[Row]:
+    """In the family's order.
+
+    Raises:
+        DataError: there is no row.
+    """
     taken: Counter[str] = Counter()
     for row in load_family(card.family).list_rows(card, root):
         if limit is not None and taken[row.split] >= limit:
             continue
         taken[row.split] += 1
-        twin = listed.setdefault(row.id, row)
-        if twin is not row:
-            raise DataError(
-                f"{_origin(row)}{row.image!r} and {_origin(twin)}{twin.image!r} have the same id "
-                f"{row.id!r} (path without extension): take one away, or rename it"
-            )
-    if not listed:
+        yield row
+    if not taken:
         raise DataError(f"{card.name!r} lists no image in {root}: is it the right --root?")
-    return listed
 
 
 def _before(path: Path, card: DataCard) -> Rows | None:
@@ -176,42 +176,33 @@ def _before(path: Path, card: DataCard) -> Rows | None:
     return rows
 
 
-def _check_all(
-    rows: Rows, listed: Sequence[Row], before: Sequence[Row | None], progress: Progress | None
-) -> tuple[list[Row], int]:
-    """Rows in order, and how many needed no reading."""
-    pairs = list(zip(listed, before, strict=True))
-    checked = [_unchanged(rows, row, old) for row, old in pairs]
-    todo = [n for n, row in enumerate(checked) if row is None]
+def _check_all(empty: Rows, todo: Sequence[Row], progress: Progress | None) -> list[Row]:
+    """Checks in threads (decoders let go of the interpreter's lock), gives rows in order."""
+    checked: list[Row] = []
     problems: list[str] = []
-    for done, (number, found) in enumerate(_check_many(rows, listed, todo), 1):
+    for done, found in enumerate(_check_many(empty, todo), 1):
         if isinstance(found, Row):
-            checked[number] = found
+            checked.append(found)
         else:
             problems.append(found)
         if progress is not None:
             progress(done, len(todo))
     if problems:
-        raise DataError(_say(problems, len(listed)))
-    return [row for row in checked if row is not None], len(listed) - len(todo)
+        raise DataError(_say(problems, len(todo)))
+    return checked
 
 
-def _check_many(
-    rows: Rows, listed: Sequence[Row], todo: Sequence[int]
-) -> Iterator[tuple[int, Row | str]]:
-    """Checks in threads (decoders let go of the interpreter's lock), gives results in order."""
-
-    def one(number: int) -> Row | str:
+def _check_many(empty: Rows, todo: Sequence[Row]) -> Iterator[Row | str]:
+    def one(row: Row) -> Row | str:
         try:
-            return check_row(rows, listed[number])
+            return check_row(empty, row)
         except DataError as error:
-            return f"{_origin(listed[number])}{error}"
+            return f"{_origin(row)}{error}"
 
     threads = ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0)) + 1))
     try:
         for start in range(0, len(todo), _BATCH):
-            batch = todo[start : start + _BATCH]
-            yield from zip(batch, threads.map(one, batch), strict=True)
+            yield from threads.map(one, todo[start : start + _BATCH])
     finally:
         threads.shutdown(cancel_futures=True)
 
@@ -226,14 +217,3 @@ def _say(problems: Sequence[str], total: int) -> str:
 def _origin(row: Row) -> str:
     origin = getattr(row, "origin", "")
     return f"{origin}: " if origin else ""
-
-
-def _unchanged(rows: Rows, row: Row, before: Row | None) -> Row | None:
-    """The row of last time, if it says the same and its files were not touched."""
-    if before is None:
-        return None
-    try:
-        now = stamp(rows, place(rows.card, row, before.image_height, before.image_width))
-    except DataError:
-        return None  # checking it says why
-    return before if replace(now, image_digest=before.image_digest) == before else None

@@ -259,6 +259,36 @@ def as_another_user() -> Iterator[None]:
         os.seteuid(0)
 
 
+def test_a_row_listed_again_after_its_like_of_last_time_names_both(
+    root: Path, pair: Pair, nyu: DataCard
+) -> None:
+    fill(root, pair, range(3))
+    index(nyu, root)
+    lines = (root / "train.txt").read_text()
+    (root / "train.txt").write_text(f"{lines}\n1.png d1.png 5")
+
+    with pytest.raises(DataError, match=r"line 4: '1\.png' and '1\.png' have the same id '1'"):
+        index(nyu, root)
+
+
+def test_an_order_that_changed_leaves_all_numbers_as_they_were(
+    root: Path, pair: Pair, nyu: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdpipe.datasets.changes._BATCH", 2)
+    fill(root, pair, range(5))
+    first = index(nyu, root)
+    lines = (root / "train.txt").read_text().splitlines()
+    (root / "train.txt").write_text("\n".join([*reversed(lines)]))
+    os.utime(root / "3.png", ns=(1, 1))
+
+    with counted_reads(monkeypatch) as seen:
+        again = run(nyu, root)
+
+    assert (again.new, again.changed, again.kept, seen) == (0, 1, 4, {"3.png", "d3.png"})
+    assert [one.id for one in again.rows] == [one.id for one in first]
+    assert again.rows[3].mtime_ns == 1
+
+
 @pytest.mark.parametrize("what", ["1.png", "d1.png", "train.txt", "."])
 def test_what_this_user_may_not_read_is_said(
     nyu: DataCard, monkeypatch: pytest.MonkeyPatch, what: str
