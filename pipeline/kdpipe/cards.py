@@ -211,14 +211,17 @@ class StudentCard:
     """The file that knows the network: students/<family>.py."""
 
     encoder: str = "mobilenetv2"
+    """mobilenetv2, resnet18 or resnet50, as published; else a network of timm's."""
+
     width: float = 1.0
     """Scales the decoder's channels; 1 is the published network."""
 
     encoder_width: float = 1.0
     """Scales the encoder's channels, to multiples of 8; 1 is the published network."""
 
-    encoder_stride: Literal[8, 16] = 8
-    """Of the encoder's deepest map; 8 is the published, dilated network, 16 costs half."""
+    encoder_stride: Literal[8, 16, 32] | None = None
+    """Of the encoder's deepest map; 16 halves the cost of mobilenetv2, whose published stride is a
+    dilated 8. None: the network's own."""
 
     output_stride: Literal[1, 2] = 1
     """2: the head works at half the input's size, a quarter of the cost of its bins, and depth is
@@ -228,7 +231,8 @@ class StudentCard:
     """`dpm`: softmax over fixed uniform bins; `regression`: sigmoid times the largest depth."""
 
     encoder_weights: str | None = None
-    """A checkpoint for the encoder, relative to the working folder; None: random."""
+    """A checkpoint for the encoder, relative to the working folder, or `imagenet` for timm's; None:
+    random."""
 
     fit: FitRecipe
     about: Mapping[str, object] = field(default_factory=dict)

@@ -150,11 +150,7 @@ def _train(
     losses = loss_of(method)
     validation = Validation(rows, size, _depth_of)
     seed_everything(plan.seed)
-    weights = plan.params.encoder_weights
-    network = build_network(
-        card, bins_domain=domain, encoder_weights=Path(weights) if weights else None
-    )
-
+    network = build_network(card, bins_domain=domain, encoder_weights=plan.params.encoder_weights)
     if card.fit.start_at_data:
         start_at_data(network, parts[0], card.name)
 

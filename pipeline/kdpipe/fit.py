@@ -17,6 +17,7 @@ from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import CheckpointError, DataError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
+from kdpipe.nets.imagenet import IMAGENET, weights_file
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher, make_teacher
@@ -85,7 +86,7 @@ def run(
     manifests: Path | None = None,
     params: Params | None = None,
     checkpoint: Path | None = None,
-    encoder_weights: Path | None = None,
+    encoder_weights: str | None = None,
     train_published: bool = False,
     max_minutes: float | None = None,
     device: str = "auto",
@@ -101,7 +102,8 @@ def run(
         manifests: folder of the cards.
         params: of the experiment; None: params.yaml.
         checkpoint: take these weights instead of training.
-        encoder_weights: where the encoder starts, instead of what params.yaml names; trains.
+        encoder_weights: where the encoder starts, a file or `imagenet`, instead of what
+            params.yaml names; trains.
         train_published: train by the card's recipe although there are published weights.
         max_minutes: stop then; the same call goes on.
         device: to train on; `auto`: CUDA where there is one.
@@ -124,7 +126,7 @@ def run(
     rows = rows_of(data, manifests)
     settings = (params or load_params()).fit_of(teacher)
     if encoder_weights is not None:
-        settings = replace(settings, encoder_weights=str(encoder_weights))
+        settings = replace(settings, encoder_weights=encoder_weights)
     return _train(card, card.fit, rows, settings, max_minutes, device, workers)
 
 
@@ -168,7 +170,7 @@ def _train(
     network = build_network(card)
     _check_sizes(make_teacher(card, network, mirror=False), rows, settings)
     if settings.encoder_weights is not None:
-        _fill_encoder(network, card, Path(settings.encoder_weights))
+        _fill_encoder(network, card, settings.encoder_weights)
     if recipe.start_at_data:
         start_at_data(network, dataset, card.name)
     ask = _asker(network, card, rows)
@@ -241,14 +243,15 @@ def _check_sizes(teacher: Teacher, rows: Rows, settings: TrainParams) -> None:
         )
 
 
-def _fill_encoder(network: nn.Module, card: TeacherCard, path: Path) -> None:
+def _fill_encoder(network: nn.Module, card: TeacherCard, weights: str) -> None:
     encoder = encoder_of(network)
-    if encoder is None:
+    names = [part.timm_name for part in network.modules() if hasattr(part, "timm_name")]
+    if encoder is None or (weights == IMAGENET and not names):
         raise CheckpointError(
-            f"{card.name} has no encoder that {path} could fill: leave encoder_weights out, or "
+            f"{card.name} has no encoder that {weights} could fill: leave encoder_weights out, or "
             "give weights of the whole network as --checkpoint"
         )
-    load_encoder_weights(encoder, path)
+    load_encoder_weights(encoder, weights_file(weights, str(names[0]) if names else ""))
 
 
 def _asker(network: nn.Module, card: TeacherCard, rows: Rows) -> _Ask:

@@ -71,7 +71,8 @@ class TrainParams:
     """Largest relative change of gamma, brightness and each channel."""
 
     encoder_weights: str | None = None
-    """A checkpoint for the encoder, used where the card names none; None: random."""
+    """A checkpoint for the encoder, or `imagenet` for the one timm publishes, fetched from the hub;
+    used where the card names none. None: random."""
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):

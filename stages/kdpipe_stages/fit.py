@@ -22,7 +22,7 @@ def fit(
         Path | None, typer.Option(help="Take these weights instead of training or looking.")
     ] = None,
     encoder_weights: Annotated[
-        Path | None, typer.Option(help="Start the encoder from these ImageNet weights.")
+        str | None, typer.Option(help="Start the encoder from this file, or from `imagenet`.")
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="Train by the card's recipe what is published too.")

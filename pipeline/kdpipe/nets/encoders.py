@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from kdpipe.errors import CardError
 from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.imagenet import entries_of
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 _MEAN_STD = {
@@ -20,6 +22,8 @@ _MEAN_STD = {
 
 _CLASSIFIERS = ("classifier.", "_fc.", "fc.")
 """Starts of the names of entries that only tell ImageNet classes."""
+
+_COUNTER = "num_batches_tracked"
 
 
 class Normalise(nn.Module):
@@ -67,6 +71,9 @@ class EfficientNetPyramid(nn.Module):
                 f"encoder {name!r} is no network that timm {timm.__version__} knows: "
                 "name an EfficientNet-like one, e.g. tf_efficientnet_lite0"
             )
+        self.timm_name = name
+        """Whose ImageNet weights it may start from."""
+
         self.original_model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=0, global_pool=""
         )
@@ -115,14 +122,62 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
     pyramids = [part for part in encoder.modules() if isinstance(part, EfficientNetPyramid)]
     network = pyramids[0].original_model if pyramids else encoder
     own = network.state_dict()
-    state = {k: v for k, v in read_state(path).items() if not k.startswith(_CLASSIFIERS)}
-    same_order = len(state) == len(own) and all(
-        theirs.shape == ours.shape and _leaf(their_key) == _leaf(our_key)
-        for (their_key, theirs), (our_key, ours) in zip(state.items(), own.items(), strict=False)
-    )
-    if state.keys() != own.keys() and same_order:
-        state = dict(zip(own, state.values(), strict=True))
+    state = read_state(path)
+    if state.keys() != own.keys():
+        state = in_timms_order(state, encoder)
+    state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIERS)}
+    if state.keys() != own.keys() and len(state) == len(own):
+        state = renamed_by_order(state, own) or state
     load_state(network, state, str(path))
+
+
+def fill_in_order(encoder: nn.Module, path: Path) -> None:
+    """Fills an encoder from a file whose network begins with the same layers.
+
+    What comes after them, as classifiers and decoders do, is left aside.
+
+    Raises:
+        CheckpointError: missing, torn, unsafe, or of another network.
+    """
+    state = in_timms_order(read_state(path), encoder)
+    load_state(encoder, renamed_by_order(state, encoder.state_dict()) or state, str(path))
+
+
+def in_timms_order(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Sorts entries with timm's names as timm's network lists them: safetensors files sort anew.
+
+    Args:
+        state: of any network.
+        encoder: a pyramid says by `timm_name` which of timm's networks it is.
+    """
+    names = [part.timm_name for part in encoder.modules() if hasattr(part, "timm_name")]
+    if not names:
+        return state
+    listed = entries_of(str(names[0]))
+    return {key: state[key] for key in listed} if set(listed) == set(state) else state
+
+
+def renamed_by_order(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """Gives a checkpoint's first entries our names, where they agree in order and shape.
+
+    Torchvision, timm and mmcv name the layers of one network differently, but list them alike.
+
+    Args:
+        state: of a network that may go on where ours ends.
+        own: our network's; its counters of batches are kept, older files have none.
+
+    Returns:
+        As many entries as `own` has; None: it is another network.
+    """
+    ours, theirs = ({k: v for k, v in s.items() if _leaf(k) != _COUNTER} for s in (own, state))
+    pairs = list(zip(ours, theirs, strict=False))
+    agree = len(pairs) == len(ours) and all(
+        ours[one].shape == theirs[other].shape and _leaf(one) == _leaf(other)
+        for one, other in pairs
+    )
+    return {**own, **{one: theirs[other] for one, other in pairs}} if agree else None
 
 
 def _leaf(key: str) -> str:

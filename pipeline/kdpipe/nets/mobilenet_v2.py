@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -69,6 +67,9 @@ class MobileNetV2(nn.Module):
     extra_blocks = 2
     """Doublings that remain from the shallowest map to the input's size."""
 
+    timm_name = "mobilenetv2"
+    """Whose ImageNet weights it may start from."""
+
     _LAYERS = (  # expansion, channels, blocks, stride, dilation of the first block, is given
         (1, 16, 1, 1, 1, False),
         (6, 24, 2, 2, 1, True),
@@ -117,25 +118,6 @@ class MobileNetV2(nn.Module):
             if given:
                 maps.append(x)
         return maps
-
-    def torchvision_names(self) -> dict[str, str]:
-        """Torchvision's module name -> ours, for each convolution and batch norm."""
-        return dict(self._torchvision_names())
-
-    def _torchvision_names(self) -> Iterator[tuple[str, str]]:
-        yield "features.0.0", "conv1.conv"
-        yield "features.0.1", "conv1.bn"
-        feature = 1
-        for number, (expansion, _, blocks, *_) in enumerate(self._LAYERS, 1):
-            for block in range(blocks):
-                theirs, ours = f"features.{feature}.conv", f"layer{number}.{block}.conv"
-                active = 1 if expansion == 1 else 2  # convolutions that an activation follows
-                for i in range(active):
-                    yield f"{theirs}.{i}.0", f"{ours}.{i}.conv"
-                    yield f"{theirs}.{i}.1", f"{ours}.{i}.bn"
-                yield f"{theirs}.{active}", f"{ours}.{active}.conv"
-                yield f"{theirs}.{active + 1}", f"{ours}.{active}.bn"
-                feature += 1
 
 
 def divisible(channels: float) -> int:

@@ -30,6 +30,7 @@ class ResNetPyramid(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        self.timm_name = name
         network = _of_torchvision(name)
         for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(part, network.get_submodule(part))
@@ -66,6 +67,7 @@ class DenseNetPyramid(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        self.timm_name = name
         for part, module in _of_torchvision(name).get_submodule("features").named_children():
             self.add_module(part, module)
         stem = cast("nn.Conv2d", self.get_submodule("conv0")).out_channels

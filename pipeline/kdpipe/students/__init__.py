@@ -17,6 +17,7 @@ from torch import nn
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError, UnknownNameError
 from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.imagenet import weights_file
 from kdpipe.strict import build
 from kdpipe.students.base import BINS, Student, StudentOutput, UniformBins, bins_of
 
@@ -38,14 +39,15 @@ EXPORTS = ("model.onnx", "model-int8.onnx", "export.json")
 
 
 def build_network(
-    card: StudentCard, *, bins_domain: str = "nyu", encoder_weights: Path | None = None
+    card: StudentCard, *, bins_domain: str = "nyu", encoder_weights: str | None = None
 ) -> nn.Module:
-    """Builds a student for training: random weights, the encoder's from a file if there is one.
+    """Builds a student for training: random weights, the encoder's of ImageNet if they are named.
 
     Args:
         card: what to build.
         bins_domain: a data set's domain; `kitti` has 257 bins to 80 m, all others 49 to 10 m.
-        encoder_weights: ImageNet checkpoint of the encoder, used where the card names none.
+        encoder_weights: a checkpoint of the encoder, or `imagenet`: timm's, from the hub or its
+            cache; used where the card names none.
 
     Returns:
         A network of RGB (B, 3, H, W) in [0, 1] to `StudentOutput`.
@@ -56,9 +58,9 @@ def build_network(
     """
     family = load_family(card.family)
     network = cast("nn.Module", family.build(card, bins_of(bins_domain)))
-    path = card.encoder_weights or encoder_weights
-    if path is not None:
-        family.load_encoder(network, Path(path))
+    weights = card.encoder_weights or encoder_weights
+    if weights is not None:
+        family.load_encoder(network, weights_file(weights, card.encoder))
     return network
 
 

@@ -1,4 +1,4 @@
-"""TIE-KD's students: an encoder, a dense decoder, bins or a sigmoid at full size.
+"""TIE-KD's students, and others with any encoder: a dense decoder, bins or a sigmoid.
 
 The names in the state dict are those of the published checkpoints (mmcv's `ConvModule`), so these
 load as they are. Both heads' layers exist in every network, the unused one without gradient.
@@ -12,7 +12,7 @@ Reference:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdpipe.errors import CardError, CheckpointError, UnknownNameError
-from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.errors import CardError
+from kdpipe.nets.encoders import fill_in_order
 from kdpipe.nets.mobilenet_v2 import MobileNetV2, divisible
 from kdpipe.nets.prior import log_frequency
 from kdpipe.nets.pyramids import ResNetPyramid
+from kdpipe.nets.timm_pyramid import TimmPyramid
 from kdpipe.students.base import StudentOutput, UniformBins
 
 if TYPE_CHECKING:
@@ -42,18 +43,11 @@ class Encoder(Protocol):
     extra_blocks: int
     """Doublings that remain from the shallowest map to the input's size."""
 
-    def torchvision_names(self) -> Mapping[str, str]:
-        """Torchvision's module names -> ours, where they differ."""
-
 
 class ResNet(ResNetPyramid):
     """The stem and the four layers of a ResNet, 1/2 to 1/32; torchvision's names."""
 
     extra_blocks = 1
-
-    def torchvision_names(self) -> Mapping[str, str]:
-        """None differs."""
-        return {}
 
 
 class _ConvReLU(nn.Module):
@@ -126,9 +120,9 @@ class _Head(nn.Module):
         self.conv_list = nn.ModuleList([_ConvReLU(deepest, channels[0], 1, act=False)])
         for above, skip, outputs in zip(channels, skips, channels[1:], strict=False):
             self.conv_list.append(_UpBlock(above + skip, outputs))
-        self.upsample_custom = _UpBlock(last, last)
-        self.upsample_custom2 = _UpBlock(last, last)
         self.extra_blocks = encoder.extra_blocks - (card.output_stride - 1)
+        for number in range(1, max(2, self.extra_blocks) + 1):
+            self.add_module(_extra_name(number), _UpBlock(last, last))
         self.is_regression = card.head == "regression"
         self._output_stride = card.output_stride
         self.near, self.far = bins.near, bins.far
@@ -143,7 +137,7 @@ class _Head(nn.Module):
         stride = self._output_stride  # rounded up; `-(-size // stride)` is another number in ONNX
         own = ((size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride)
         for number in range(1, self.extra_blocks + 1):
-            extra = self.upsample_custom if number == 1 else self.upsample_custom2
+            extra = self.get_submodule(_extra_name(number))
             twice = (2 * x.shape[-2], 2 * x.shape[-1])
             x = extra(x, own if number == self.extra_blocks else twice)  # `own`: odd sides too
         if self.is_regression:
@@ -165,8 +159,9 @@ class DenseDepth(nn.Module):
         self.decode_head = _Head(encoder, channels, bins, card)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        for name, usual in (("mean", _MEAN), ("std", _STD)):
+            values = torch.tensor(getattr(encoder, name, usual)).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, rgb: Tensor) -> StudentOutput:
         """Predicts from RGB (B, 3, H, W) in [0, 1]; normalises it itself."""
@@ -193,69 +188,71 @@ class DenseDepth(nn.Module):
         """Whether the forward pass never reads this entry of the state dict."""
         head = self.decode_head
         others = ["conv_out." if head.is_regression else "conv_depth."]
-        others += [] if head.extra_blocks > 1 else ["upsample_custom2."]
+        others += [f"{_extra_name(number)}." for number in (1, 2) if number > head.extra_blocks]
         return key.startswith(tuple(f"decode_head.{other}" for other in others))
 
 
-def _mobilenet_v2(card: StudentCard) -> Encoder:
-    return MobileNetV2(card.encoder_width, card.encoder_stride)
+def _extra_name(number: int) -> str:
+    return "upsample_custom" + (str(number) if number > 1 else "")
 
 
-def _resnet(card: StudentCard) -> Encoder:
+_PUBLISHED: Mapping[str, tuple[int, ...]] = {
+    "mobilenetv2": (2048, 512, 256, 128),
+    "resnet18": (512, 256, 256, 128, 128),
+    "resnet50": (2048, 1024, 512, 256, 128),
+}
+"""Encoder -> the published decoder's channels, deep to shallow."""
+
+_NARROWEST = 128
+"""Channels of every published decoder's last block."""
+
+
+def _encoder_of(card: StudentCard) -> Encoder:
+    name, stride = card.encoder, card.encoder_stride
+    if name == "mobilenetv2":
+        if stride == 32:
+            raise CardError(f"students/{card.name}: encoder_stride of mobilenetv2 is 8 or 16")
+        return MobileNetV2(card.encoder_width, stride or 8)
     if card.encoder_width != 1:
         raise CardError(
-            f"students/{card.name}: encoder_width is {card.encoder_width:g}, but {card.encoder} "
-            "has one width, 1: take another encoder, or scale the decoder with width"
+            f"students/{card.name}: encoder_width is {card.encoder_width:g}, but {name} has one "
+            "width, 1: take another encoder, or scale the decoder with width"
         )
-    return ResNet(card.encoder)
+    if name not in _PUBLISHED:
+        return TimmPyramid(name, stride)
+    if stride not in (None, 32):
+        raise CardError(f"students/{card.name}: encoder_stride of {name} is 32, got {stride}")
+    return ResNet(name)
 
 
-_ENCODERS: Mapping[str, tuple[Callable[[StudentCard], Encoder], tuple[int, ...]]] = {
-    "mobilenetv2": (_mobilenet_v2, (2048, 512, 256, 128)),
-    "resnet18": (_resnet, (512, 256, 256, 128, 128)),
-    "resnet50": (_resnet, (2048, 1024, 512, 256, 128)),
-}
-"""Encoder -> how to build it, and the published decoder's channels, deep to shallow."""
+def _channels_of(card: StudentCard, encoder: Encoder) -> tuple[int, ...]:
+    """Of the decoder: as published, else Alhashim and Wonka's rule, halved from map to map."""
+    published = _PUBLISHED.get(card.encoder) or tuple(
+        max(encoder.channels[-1] >> step, _NARROWEST) for step in range(len(encoder.channels))
+    )
+    return tuple(divisible(count * card.width) for count in published)
 
 
 def build(card: StudentCard, bins: UniformBins) -> DenseDepth:
     """Builds a card's network with random weights.
 
     Raises:
-        UnknownNameError: the card names an encoder that is not here.
-        CardError: it asks of the encoder what that has not.
+        CardError: nobody knows the card's encoder, or it asks of it what that has not.
     """
-    if card.encoder not in _ENCODERS:
-        raise UnknownNameError("students/densedepth.py", card.encoder, _ENCODERS)
-    encoder, published = _ENCODERS[card.encoder]
-    channels = tuple(divisible(c * card.width) for c in published)
-    network = DenseDepth(encoder(card), channels, bins, card)
+    encoder = _encoder_of(card)
+    network = DenseDepth(encoder, _channels_of(card, encoder), bins, card)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a third faster
     return network
 
 
 def load_encoder(network: DenseDepth, path: Path) -> None:
-    """Fills the encoder from an ImageNet checkpoint with torchvision's or with our own names.
-
-    The classifier and the last 1280-channel convolution are left aside: the student has neither.
+    """Fills the encoder from an ImageNet checkpoint with torchvision's, timm's or our own names.
 
     Raises:
         CheckpointError: unreadable, or another network's.
     """
-    state = read_state(path)
-    names = cast("Encoder", network.backbone).torchvision_names()
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        module, _, leaf = key.removeprefix("backbone.").rpartition(".")
-        if module.startswith(("features.18", "classifier", "conv2.", "head", "fc")):
-            continue
-        renamed[f"{names.get(module, module)}.{leaf}"] = value
-    if not renamed:
-        kind = type(network.backbone).__name__
-        raise CheckpointError(f"{path} holds no encoder: expected the names of a {kind}")
-    load_state(
-        network.backbone,
-        renamed,
-        str(path),
-        unused=lambda key: key.endswith("num_batches_tracked"),  # older files lack it
-    )
+    encoder = network.backbone
+    if isinstance(encoder, TimmPyramid):
+        encoder.load(path)
+        return
+    fill_in_order(encoder, path)

@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdpipe.errors import CardError, CheckpointError
-from kdpipe.nets.checkpoint import load_state, read_state
-from kdpipe.nets.encoders import Normalise
+from kdpipe.errors import CardError
+from kdpipe.nets.encoders import Normalise, fill_in_order
 from kdpipe.nets.fusion import MultiScaleFusion, Refinement
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.students.base import StudentOutput, UniformBins
@@ -44,6 +43,9 @@ _SHARPNESS = 10.0
 
 class MobileNet(nn.Module):
     """The first 17 features of torchvision's MobileNetV2."""
+
+    timm_name = "mobilenetv2"
+    """Whose ImageNet weights it may start from."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -108,20 +110,9 @@ def build(card: StudentCard, bins: UniformBins) -> HuStudent:
 
 
 def load_encoder(network: HuStudent, path: Path) -> None:
-    """Fills the encoder from an ImageNet checkpoint with torchvision's names, or with ours.
+    """Fills the encoder from an ImageNet checkpoint with torchvision's, timm's or our names.
 
     Raises:
         CheckpointError: unreadable, or another network's.
     """
-    state = read_state(path)
-    ours = {key.removeprefix("features.").removeprefix("E.mv2."): v for key, v in state.items()}
-    last = _TAPS[-1]
-    kept = {f"mv2.{k}": v for k, v in ours.items() if k.split(".")[0] in map(str, range(last + 1))}
-    if not kept:
-        raise CheckpointError(f"{path} holds no encoder: expected the names of a MobileNetV2")
-    load_state(
-        network.E,
-        kept,
-        str(path),
-        unused=lambda key: key.endswith("num_batches_tracked"),  # older files lack it
-    )
+    fill_in_order(network.E, path)
