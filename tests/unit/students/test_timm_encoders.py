@@ -63,7 +63,7 @@ def test_every_parameter_that_counts_gets_a_gradient() -> None:
 def test_an_encoder_can_be_dilated() -> None:
     network = build_network(replace(CARD, encoder="mobilenetv3_small_050", encoder_stride=16))
 
-    assert network.get_submodule("backbone").reductions[-1] == 16
+    assert network.get_submodule("backbone").reductions[-1] == 16  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
