@@ -94,7 +94,7 @@ class Log16:
         codes = (together(codes) if self.differences else codes)[first:]
         if codes.size and int(codes.max()) > self.largest_code:
             raise ValueError(f"log16 code {int(codes.max())} found, {self.largest_code} is largest")
-        return self.table[codes]
+        return self.table.take(codes, mode="clip")  # checked above: not again
 
     def to_json(self) -> dict[str, object]:
         """Name and parameters, for a store's attributes."""

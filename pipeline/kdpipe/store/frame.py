@@ -174,7 +174,7 @@ def _mix(values: Depth, axis: _Axis, along: int) -> Depth:
     if values.shape[along] == len(axis.low) and not axis.weight.any():
         return values  # line by line: the frame is the native map
     weight = axis.weight[:, None] if along == 0 else axis.weight[None, :]
-    low, high = np.take(values, axis.low, axis=along), np.take(values, axis.high, axis=along)
+    low, high = (values.take(lines, along, mode="clip") for lines in (axis.low, axis.high))
     high -= low
     high *= weight
     high += low
