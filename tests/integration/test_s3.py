@@ -66,12 +66,14 @@ def project(s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return s3_server
 
 
+@pytest.mark.slow
 def test_teach_and_the_commands_on_its_store(
     project: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = teach()
     assert (str(done.path), done.manifest, done.written) == (URL, MANIFEST, 20)
     assert teach().written == 0
+    assert layout.all_stores() == [done.path]
     whole, manifest = objects(), MANIFEST.read_bytes()
 
     assert cli.run(["store", "info", URL]) == 0

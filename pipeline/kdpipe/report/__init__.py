@@ -28,7 +28,7 @@ from kdpipe.report.curves import Curve, draw_curves, draw_results, read_curve, w
 from kdpipe.report.page import Section, TeacherNote, page
 from kdpipe.report.pictures import write_sheet
 from kdpipe.report.tables import csv_text, lines_of, metrics_tree
-from kdpipe.store.layout import audit_path, report_dir, store_path, teacher_dir, weights_path
+from kdpipe.store.layout import all_stores, audit_path, report_dir, teacher_dir, weights_path
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run(*, manifests: Path | None = None) -> Report:
     half = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    stores = [read_store_cost(path) for path in _all(store_path("*", "*"))]
+    stores = [read_store_cost(path) for path in all_stores()]
     notes = {
         name: _note(name, stores, manifests)
         for name in sorted({one.teacher for board in boards for one in board.teachers})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdpipe.errors import UnknownNameError
 from kdpipe.params import load_params
-from kdpipe.store.s3 import location
+from kdpipe.store.s3 import S3Path, location
 
 ARTIFACTS = Path("artifacts")
 FORMAT = 1
@@ -39,6 +39,14 @@ def store_path(data: str, teacher: str) -> Path:
     root = load_params().store.root
     folder = ARTIFACTS / "stores" if root is None else location(root)
     return folder / data / f"{teacher}.zarr"
+
+
+def all_stores() -> list[Path]:
+    """Stores that there are: on a disk those of any state, on S3 those with a manifest here."""
+    if not isinstance(store_path("D", "T"), S3Path):
+        return sorted(ARTIFACTS.glob("stores/*/*.zarr"))
+    named = (store_path(one.parent.name, one.stem) for one in ARTIFACTS.glob("stores/*/*.json"))
+    return sorted(one for one in named if one.is_dir())
 
 
 def manifest_path(data: str, teacher: str) -> Path:
