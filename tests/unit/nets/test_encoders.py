@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kdpipe.errors import CardError, CheckpointError
 from kdpipe.nets.encoders import EfficientNetPyramid, Normalise, load_encoder_weights
+from kdpipe.nets.pyramids import DenseNetPyramid
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 LITE0 = (16, 24, 40, 112, 1280)
 
@@ -121,3 +125,18 @@ def test_the_published_lite0_file_is_read() -> None:
     assert torch.equal(own["conv_stem.weight"], published["_conv_stem.weight"])
     assert torch.equal(own["blocks.6.0.bn3.weight"], published["_blocks.15._bn2.weight"])
     assert torch.equal(own["bn2.running_var"], published["_bn1.running_var"])
+
+
+def test_timms_densenet_fills_ours_whatever_order_its_file_has(tmp_path: Path) -> None:
+    make_torchvision_importable()
+    timm = importlib.import_module("timm")
+    torch.manual_seed(1)
+    theirs = timm.create_model("densenet121", num_classes=1000)
+    path = tmp_path / "model.safetensors"
+    save_file(theirs.state_dict(), path)  # sorts by name
+    pyramid = DenseNetPyramid("densenet121")
+
+    load_encoder_weights(pyramid, path)
+
+    weight = pyramid.get_submodule("denseblock3").state_dict()["denselayer2.conv1.weight"]
+    assert torch.equal(weight, theirs.features.denseblock3.denselayer2.conv1.weight)
