@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,21 @@ from kdpipe.cards import load_teacher_card
 from kdpipe.errors import StaleStoreError, StoreError
 from kdpipe.store import Store, StoredBins, layout, ledger, open_store
 from kdpipe.store.frame import to_frame
+
+FORK = """
+import multiprocessing, sys
+from kdpipe.store import open_store
+
+store = open_store(sys.argv[1])
+
+def sums(first):
+    return [float(store.depth(number).sum()) for number in range(first, len(store), 2)]
+
+expected = [sums(0), sums(1)]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(sums, [0, 1]) == expected and sum(map(sum, expected)) > 0
+"""
+"""Two children read through the indices that their parent has."""
 
 
 def total(store: Store) -> float:
@@ -68,6 +85,9 @@ def test_a_reader_travels_by_pickle_fork_spawn_and_threads(make_store: MakeStore
     with ThreadPoolExecutor(4) as threads:
         fresh = open_store(store.path)
         assert set(threads.map(total, [fresh] * 8)) == {expected}
+    # In a process of its own: this one has threads, which a fork would lose.
+    done = subprocess.run([sys.executable, "-c", FORK, str(store.path)], check=False)
+    assert done.returncode == 0
 
 
 def test_rows_that_are_not_there_or_not_finished_are_named(make_store: MakeStore) -> None:
