@@ -36,7 +36,7 @@ from tests.toy_teacher import TEACHER, ToyTeacher, load_toy, make_photos
 from typer.main import get_command
 
 from kdpipe import teachers
-from kdpipe.store import layout, ledger
+from kdpipe.store import claims, layout, ledger
 from kdpipe.store.claims import Claim, Owner
 from kdpipe.teaching import pool, tally
 from kdpipe_stages import cli
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from kdpipe.cards import TeacherCard
     from kdpipe.teachers.base import Teacher, TeacherOutput
-    from kdpipe.teaching.worker import Assignment
 
 DATA = "photos"
 STORE = layout.store_path(DATA, TEACHER)
@@ -57,6 +56,9 @@ SHARD_ROWS = 8
 HERE = ("--workers", "0")
 _CHANGES = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.utime")
 _LOOKS = Path("looks")
+HOLD = Path("hold")
+"""While it is in the working folder, a look at a batch does not end."""
+
 _COMMAND = get_command(cli.app)  # once: building it takes as long as teaching
 _ORDER = "KDPIPE_TEST_ORDER"
 """Tells Ray's actors which order their driver has."""
@@ -76,6 +78,12 @@ class Order:
     steps: tuple[str, ...] = ()
     """Regular expressions; each gives one signal, at the first step that it describes."""
 
+    deadly: tuple[str, ...] = ()
+    """Regular expressions; each gives the signal at every step that it describes."""
+
+    fails_on: int | None = None
+    """Number of a photo at which the teacher raises."""
+
     signal: int = signal.SIGKILL
     seconds: float = 0.0
     """That the toy takes for an image."""
@@ -86,8 +94,16 @@ class Order:
     patience: float | None = 0.1
     """Before a shard that another process holds is tried again [s]; None: as always."""
 
+    is_far: bool = False
+    """The processes of each Ray node say that they are of another machine."""
+
     is_powerless: bool = False
     """Without root's right to write where the mode forbids it."""
+
+    def for_actors(self) -> dict[str, str]:
+        """The environment that tells Ray's actors of it."""
+        names = ("steps", "deadly", "fails_on", "seconds", "is_far")
+        return {_ORDER: json.dumps({one: getattr(self, one) for one in names})}
 
 
 class Steps:
@@ -142,6 +158,8 @@ class Steps:
                 self.reach(f"{event} {' -> '.join(names)}")
 
     def _is_awaited(self, name: str) -> bool:
+        if any(re.search(one, name) for one in self._order.deadly):
+            return True
         for one in self._waiting:
             if one.search(name):
                 self._waiting.remove(one)
@@ -170,22 +188,28 @@ class _Watched(ToyTeacher):
         if rgb.max() > 0:  # a black image only measures
             self.steps.reach(f"look {numbers[0]}")
             os.write(self.log, "".join(f"{one}\n" for one in numbers).encode())
+            while HOLD.exists():
+                time.sleep(0.01)
         return super().look(rgb, focal)
 
 
 class Actor(pool._Actor):
     """Ray's worker with the toy, its steps watched."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def begin(self) -> None:
+        """See pool."""
         values = json.loads(os.environ[_ORDER])
-        _prepare(Order(folder=assignment.folder, **values))
-        super().__init__(assignment)
+        _prepare(Order(folder=self._assignment.folder, **values))
+        super().begin()
 
 
 def _prepare(order: Order) -> None:
     """Makes the toy this process's teacher, and watches its steps."""
     os.chdir(order.folder)
     os.environ["TOY_SECONDS"] = str(order.seconds)
+    if order.is_far:
+        claims._host = lambda: f"node {os.getppid()}"  # type: ignore[assignment]
+    _Watched.fails_on = order.fails_on
     _Watched.steps = Steps(order)
     _Watched.log = os.open(_LOOKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -208,10 +232,10 @@ def _teach(order: Order) -> None:
     os.dup2(err, 2)
     if order.patience is not None:
         tally._SECONDS_TO_WAIT_FOR_A_CLAIM = order.patience
-    if order.arguments == HERE:
+    if order.arguments[: len(HERE)] == HERE:
         _prepare(order)
     else:  # the signal is for an actor
-        os.environ[_ORDER] = json.dumps({"steps": order.steps, "seconds": order.seconds})
+        os.environ |= order.for_actors()
         pool._Actor = Actor  # type: ignore[misc]
     if order.is_powerless:
         _drop_privileges()
@@ -226,17 +250,17 @@ def _drop_privileges() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-_context = multiprocessing.get_context("forkserver")
+context = multiprocessing.get_context("forkserver")
 _children = threading.Lock()
 """Each start also asks how the others ended: of two who ask at once, one gets no answer."""
 
 _FIRST_CALL = "kdpipe_stages.names kdpipe.datasets.folder PIL.PngImagePlugin pyarrow.dataset"
-_context.set_forkserver_preload([__name__, "typer._adapters", *_FIRST_CALL.split()])
+context.set_forkserver_preload([__name__, "typer._adapters", *_FIRST_CALL.split()])
 
 
 def start(order: Order) -> BaseProcess:
     """Starts `teach` in a process of its own."""
-    process = _context.Process(target=_teach, args=(order,))
+    process = context.Process(target=_teach, args=(order,))
     with _children:
         process.start()
     return process
@@ -244,7 +268,7 @@ def start(order: Order) -> BaseProcess:
 
 def end(process: BaseProcess) -> int:
     """Waits for it and gives its exit status, < 0 where a signal ended it."""
-    assert wait([process.sentinel], 240), "it hangs"
+    assert wait([process.sentinel], 600), "it hangs"
     with _children:
         process.join()
     assert process.exitcode is not None
@@ -273,22 +297,26 @@ def said_by(folder: Path, process: BaseProcess) -> list[str]:
     return [one for one in lines if one.startswith("kdpipe:") or "Traceback" in one]
 
 
-def owners(folder: Path) -> list[int]:
-    """Living processes that hold a claim."""
+def claimed(folder: Path) -> list[Owner]:
+    """Who has a claim, dead or alive."""
     found = []
     for path in (folder / STORE).glob("claims/*.json"):
         with suppress(FileNotFoundError):  # given back just now
-            owner = Owner(**json.loads(path.read_bytes()))
-            found += [] if owner.is_gone else [owner.pid]
+            found.append(Owner(**json.loads(path.read_bytes())))
     return found
 
 
+def owners(folder: Path) -> list[int]:
+    """Living processes that hold a claim."""
+    return [one.pid for one in claimed(folder) if not one.is_gone]
+
+
 def content(folder: Path) -> dict[str, bytes | str]:
-    """Every file of the store and beside it; of its ledger all but the environment."""
+    """Every file of the store and beside it; of the ledger all but the environment."""
     files: dict[str, bytes | str] = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in (folder / STORE.parent).rglob("*")
-        if path.is_file() and path.parent.name != "ledger"
+        if path.is_file() and not (path.parent.name == "ledger" and path.suffix != ".tmp")
     }
     for shard in ledger.finished(folder / STORE):
         record = ledger.read_record(folder / STORE, shard)

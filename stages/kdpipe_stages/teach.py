@@ -71,6 +71,9 @@ def teach(
         options=options,
     )
     speed = f" at {done.written / done.seconds:.2f} images/s" if done.seconds else ""
+    if len(done.workers) > 1:
+        each = done.workers.values()
+        speed += f" ({len(each)} workers, {min(each):.2f} to {max(each):.2f} each)"
     line = (
         f"{done.written} images taught{speed}, {done.kept} kept, {len(done.bad)} unreadable, "
         f"{done.bytes / 1e6:.1f} MB: {done.path}"

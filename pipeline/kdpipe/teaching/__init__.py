@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,7 @@ from kdpipe.teaching.weights import find_weights
 from kdpipe.teaching.worker import Assignment, frame_sizes
 
 if TYPE_CHECKING:
+    from kdpipe.store.ledger import Line
     from kdpipe.store.metadata import StoreInfo
 
 
@@ -81,6 +82,9 @@ class Done:
 
     forward_seconds: float
     """Spent in the teacher's forward, all workers together."""
+
+    workers: Mapping[str, float] = field(default_factory=dict)
+    """Host and process -> images it taught in a second, while it had a shard."""
 
 
 def run(
@@ -173,6 +177,7 @@ def run(
         seconds=seconds,
         start_seconds=pool.start_seconds,
         forward_seconds=sum(one.forward_seconds for one in tally.taught) if tally else 0.0,
+        workers=tally.speeds() if tally else {},
     )
 
 
@@ -190,13 +195,19 @@ def make_pool(assignment: Assignment, options: Options) -> Pool:
 
 def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
     """Writes the manifest and the one-file ledger of a complete store; a partial one has none."""
-    lines = plans.complete_lines(path, info) if info.rows == rows else None
+    lines = _complete(path, info, rows)
     if lines is None:
         manifest.unlink(missing_ok=True)
-        return False
-    consolidate(path)
-    write_manifest(manifest, info, lines)
-    return True
+        # Another command may have finished the last shard since, and this was its manifest.
+        lines = _complete(path, info, rows)
+    if lines is not None:
+        consolidate(path)
+        write_manifest(manifest, info, lines)
+    return lines is not None
+
+
+def _complete(path: Path, info: StoreInfo, rows: int) -> list[Line] | None:
+    return plans.complete_lines(path, info) if info.rows == rows else None
 
 
 def _bad(plan: Plan, tally: Tally | None) -> dict[str, str]:

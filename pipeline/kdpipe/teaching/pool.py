@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kdpipe.errors import DeviceError, KdpipeError, StoreError
-from kdpipe.teaching.tally import Event, Failed, Tally, events
-from kdpipe.teaching.worker import Assignment, Measure, Step, Worker
+from kdpipe.store.claims import give_back
+from kdpipe.teaching.tally import MAX_ATTEMPTS, Event, Failed, Tally, events
+from kdpipe.teaching.temporary import end_all, make_folder
+from kdpipe.teaching.worker import Assignment, Measure, Step, Taught, Worker
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least; nothing large goes through it."""
 
-_LONGEST_TEMPORARY_FOLDER = 10
-"""Ray puts sockets far below it, whose paths may have 107 characters."""
-
-_SECONDS_TO_DIE = 2.0
 _SECONDS_TO_ANSWER = 5.0
+_SECONDS_OF_SILENCE = 30.0
+"""While no worker runs: then it is said what is waited for."""
+
+log = logging.getLogger(__name__)
 
 
 class Pool(Protocol):
@@ -116,7 +117,12 @@ class Here:
 
 
 class OnRay:
-    """Ray actors, on this machine or on a running cluster."""
+    """Ray actors, on this machine or on a running cluster.
+
+    A shard is given to an actor that runs, not to one that Ray has yet to find a place for: an
+    actor whose node has left is replaced, the new one begins when a node joins, and nobody waits
+    for it meanwhile.
+    """
 
     def __init__(
         self, assignment: Assignment, *, workers: int, gpus_per_worker: float, address: str | None
@@ -128,7 +134,14 @@ class OnRay:
         self._threads = _threads(workers) if address is None else None
         self._assignment = replace(assignment, threads=self._threads)
         self._folder: Path | None = None
-        self._actors: list[Any] = []
+        self._coming: dict[Any, Any] = {}
+        """Answer that an actor gives once it runs -> that actor."""
+
+        self._idle: list[Any] = []
+        self._running: dict[Any, _Running] = {}
+        """What an actor tells of its shard -> that shard."""
+
+        self._stillborn = 0
 
     def start(self) -> None:
         """See Pool.start."""
@@ -137,10 +150,14 @@ class OnRay:
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
         ray = self._start()
-        if not self._actors:
-            self._add_actor()
+        self._hire(1)
+        while not self._idle:
+            for answer in self._hear():
+                failed = self._welcome(answer)
+                if failed is not None:
+                    raise StoreError(failed.message)
         try:
-            return cast("Measure", ray.get(self._actors[0].measure.remote(list(frames))))
+            return cast("Measure", ray.get(self._idle[0].measure.remote(list(frames))))
         except ray.exceptions.RayError as error:
             raise _known(error) from error
 
@@ -148,41 +165,23 @@ class OnRay:
         self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
     ) -> Tally:
         """See Pool.teach."""
-        ray = self._start()
+        self._start()
         tally = Tally(queue=deque(shards))
-        while len(self._actors) < min(self._workers, len(shards)):
-            self._add_actor()
-        running: dict[Any, _Running] = {}
-        idle = list(self._actors)
+        self._hire(min(self._workers, len(shards)))
         while True:
-            while idle and (shard := tally.next()) is not None:
-                actor = idle.pop()
-                running[actor.teach.remote(shard, info)] = _Running(actor, shard)
-            if not running:
+            while self._idle and (shard := tally.next()) is not None:
+                actor = self._idle.pop()
+                self._running[actor.teach.remote(shard, info)] = _Running(actor, shard)
+            if not self._running and tally.is_over:
                 return tally
-            (ready, *_), _ = ray.wait(list(running), num_returns=1)
-            one = running[ready]
-            try:
-                event = cast("Event", ray.get(next(ready)))
-            except StopIteration:
-                del running[ready]
-                idle.append(one.actor)
-                continue
-            except ray.exceptions.RayError as error:
-                # The actor died: its shard is tried again by a new one.
-                del running[ready]
-                self._actors.remove(one.actor)
-                idle.append(self._add_actor())
-                if tally.has(one.shard):
-                    continue  # it died idle: its shard is finished and was counted
-                event = Failed(shard=one.shard, message=_first_line(error))
-            if isinstance(event, Step):
-                one.images += event.images
-                progress(event.images)
-                continue
-            if isinstance(event, Failed):
-                progress(-one.images)
-            tally.note(event)
+            for answer in self._hear():
+                event: Taught | Failed | None
+                if answer in self._coming:
+                    event = self._welcome(answer)
+                else:
+                    event = self._listen(answer, tally, progress)
+                if event is not None:
+                    tally.note(event)
 
     def close(self) -> None:
         """Stops the actors, and the cluster if it was started here."""
@@ -190,20 +189,100 @@ class OnRay:
             return
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
+        if ray.is_initialized():
+            for actor in self._actors:
+                ray.kill(actor)
         ray.shutdown()
         if self._folder is not None:
-            _end_all(self._folder)
+            end_all(self._folder)
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _add_actor(self) -> Any:
+    @property
+    def _actors(self) -> list[Any]:
+        return [
+            *self._idle,
+            *self._coming.values(),
+            *(one.actor for one in self._running.values()),
+        ]
+
+    def _hire(self, wanted: int) -> None:
+        """Asks Ray for actors until there are so many, the coming ones among them."""
         import ray
 
         options = {"num_cpus": self._threads or 1, "num_gpus": self._gpus, "max_restarts": 0}
-        actor = ray.remote(_Actor).options(**options).remote(self._assignment)
-        self._actors.append(actor)
-        return actor
+        for _ in range(wanted - len(self._actors)):
+            actor: Any = ray.remote(_Actor).options(**options).remote(self._assignment)
+            self._coming[actor.begin.remote()] = actor
+
+    def _hear(self) -> list[Any]:
+        """Who has something to tell: one of them, or nobody for a while."""
+        ray = self._start()
+        waiting = [*self._running, *self._coming]
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=_SECONDS_OF_SILENCE)
+        if not ready and not self._running and self._address is not None:
+            needs = f"{self._threads or 1} CPUs" + (f" and {self._gpus:g} GPUs" * (self._gpus > 0))
+            free = ray.available_resources()
+            log.warning(
+                "no worker runs yet, each needs %s: the Ray cluster has %g CPUs and %g GPUs free; "
+                "if it stays so, stop what uses them, or add a node",
+                *(needs, free.get("CPU", 0), free.get("GPU", 0)),
+            )
+        return list(ready)
+
+    def _welcome(self, answer: Any) -> Failed | None:
+        """Takes in that an actor runs; the reason where none can."""
+        import ray
+
+        actor = self._coming.pop(answer)
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            return Failed(shard=-1, message=str(_known(error)), is_final=True)
+        except ray.exceptions.RayError as error:  # its node left, or it was killed
+            self._stillborn += 1
+            if self._stillborn < MAX_ATTEMPTS:
+                self._hire(len(self._actors) + 1)
+            elif not self._actors:
+                return Failed(shard=-1, message=_death(error), is_final=True)
+        else:
+            self._stillborn = 0
+            self._idle.append(actor)
+        return None
+
+    def _listen(
+        self, answer: Any, tally: Tally, progress: Callable[[int], None]
+    ) -> Taught | Failed | None:
+        """Takes in what an actor tells of its shard."""
+        import ray
+
+        one = self._running[answer]
+        try:
+            event = cast("Event", ray.get(next(answer)))
+        except StopIteration:
+            del self._running[answer]
+            self._idle.append(one.actor)
+            return None
+        except ray.exceptions.RayError as error:
+            del self._running[answer]
+            self._bury(one)
+            if tally.has(one.shard):
+                return None  # it died idle: its shard is finished and was counted
+            event = Failed(shard=one.shard, message=_death(error))
+        if isinstance(event, Step):
+            one.images += event.images
+            progress(event.images)
+            return None
+        if isinstance(event, Failed):
+            progress(-one.images)
+        return event
+
+    def _bury(self, one: _Running) -> None:
+        """Replaces an actor that died, and gives its claim back: it may be of another machine."""
+        import ray
+
+        ray.kill(one.actor)  # should it live on out of reach, it has to know that it is over
+        give_back(self._assignment.store, one.shard, self._assignment.run)
+        self._hire(len(self._actors) + 1)
 
     def _start(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -216,7 +295,7 @@ class OnRay:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
             _check_gpus(self._workers, self._gpus)
-            self._folder = _temporary_folder()
+            self._folder = make_folder()
             options |= {
                 "address": "local",
                 "num_cpus": self._workers * (self._threads or 1),
@@ -244,8 +323,23 @@ class _Actor:
     """A worker in a process of Ray's."""
 
     def __init__(self, assignment: Assignment) -> None:
-        os.chdir(assignment.folder)
-        self._worker = Worker(assignment)
+        self._assignment = assignment
+
+    def begin(self) -> None:
+        """Goes where the command was given.
+
+        Raises:
+            StoreError: that folder is not there.
+            DataError: the rows are not.
+        """
+        try:
+            os.chdir(self._assignment.folder)
+        except OSError as error:
+            raise StoreError(
+                f"a worker on {socket.gethostname()} finds no {self._assignment.folder}, expected "
+                "the working folder: all nodes of a cluster share it, the store and the images"
+            ) from error
+        self._worker = Worker(self._assignment)
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
         """See Worker.measure."""
@@ -311,50 +405,19 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _temporary_folder() -> Path:
-    """A folder for Ray's logs and sockets; those of killed commands are cleared away first."""
-    wanted = Path(tempfile.gettempdir())
-    base = wanted if len(str(wanted)) <= _LONGEST_TEMPORARY_FOLDER else Path("/tmp")
-    namespace = Path("/proc/self/ns/pid")  # containers that share /tmp number their own processes
-    mine = f"kdpipe-{namespace.stat().st_ino if namespace.exists() else 0:x}-"
-    for folder in base.glob(f"{mine}*"):
-        pid = folder.name.removeprefix(mine).partition("-")[0]
-        if namespace.exists() and not Path("/proc", pid).exists():
-            _end_all(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-", dir=base))
-
-
-def _end_all(folder: Path) -> None:
-    """Ends what Ray started for us: interrupted, it leaves some of it behind."""
-    patience = time.monotonic() + _SECONDS_TO_DIE
-    while (pids := _users(folder)) and time.monotonic() < patience + _SECONDS_TO_DIE:
-        if time.monotonic() > patience:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _users(folder: Path) -> list[int]:
-    """Other living processes that have a file below our own temporary folder open: Ray's logs.
-
-    Their environment would say too whose they are, but some of Ray's overwrite it.
-    """
-    pids = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):  # none where there is no /proc
-        with contextlib.suppress(OSError):
-            if str(link.readlink()).startswith(f"{folder}/"):
-                pids.add(int(link.parts[2]))
-    return sorted(pids - {os.getpid()})
-
-
 def _known(error: Exception) -> KdpipeError:
     cause = getattr(error, "cause", None)
     return (
         cause
         if isinstance(cause, KdpipeError)
         else StoreError(f"a Ray worker failed ({_first_line(error)}): try --workers 0 to see more")
+    )
+
+
+def _death(error: Exception) -> str:
+    return (
+        f"its worker died ({_first_line(error)}): where memory ran out, try a smaller "
+        "--batch-size or fewer --workers"
     )
 
 

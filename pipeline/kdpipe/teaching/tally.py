@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -68,9 +68,24 @@ class Tally:
             time.sleep(max(0.0, _SECONDS_TO_WAIT_FOR_A_CLAIM - since))
         return shard
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no shard left to be taught, but for those that are being taught."""
+        return self.stop is not None or not self.queue
+
     def has(self, shard: int) -> bool:
         """Whether a shard was taught in this run."""
         return shard in self._finished
+
+    def speeds(self) -> dict[str, float]:
+        """Worker -> images it taught in a second, while it had a shard."""
+        images: defaultdict[str, int] = defaultdict(int)
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for one in self.taught:
+            if one.is_new:
+                images[one.worker] += one.images
+                seconds[one.worker] += one.seconds
+        return {name: images[name] / max(seconds[name], 1e-9) for name in images}
 
     def note(self, event: Taught | Failed) -> None:
         """Takes in how a shard ended."""

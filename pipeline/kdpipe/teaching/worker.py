@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,6 +87,9 @@ class Taught:
     """A shard is done."""
 
     shard: int
+    worker: str
+    """Host and process."""
+
     images: int
     is_new: bool = True
     """False: another process has taught it since this run was planned."""
@@ -305,8 +309,6 @@ class Worker:
         return out
 
     def _environment(self, seconds: float, forward_seconds: float) -> dict[str, object]:
-        import socket
-
         import torch
 
         teacher = self.teacher
@@ -331,6 +333,7 @@ def _taught(
 ) -> Taught:
     return Taught(
         shard=record.shard,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
         images=record.stop - record.start,
         is_new=is_new,
         bad=record.bad_ids,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,17 +307,53 @@ def test_what_another_process_has_taught_meanwhile_is_kept(
     assert teach(retry_bad=True).written == 8
 
 
-def test_a_damaged_shard_is_taught_again() -> None:
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def of_another_store(record: Path) -> None:
+    shard = int(record.stem)
+    before = ledger.read_record(STORE, shard)
+    assert before is not None
+    record.unlink()
+    ledger.write_record(STORE, replace(before, store="0123456789ab"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (layout.DEPTH, truncate),
+        (layout.BIN_CODES, Path.unlink),
+        (layout.EXTENT, truncate),
+        ("record", of_another_store),
+        ("record", Path.unlink),
+    ],
+)
+def test_a_damaged_shard_is_taught_again(name: str, damage: Callable[[Path], None]) -> None:
     make_photos(24)
     teach()
     before = digests()
-    file = read_info(STORE).file(STORE, layout.DEPTH, 1)
-    file.write_bytes(file.read_bytes()[:-5])
+    (STORE / "notes.txt").write_text("not ours")
+    is_record = name == "record"
+    damage(layout.record_path(STORE, 1) if is_record else read_info(STORE).file(STORE, name, 1))
 
     done = teach()
 
     assert (done.written, done.kept) == (8, 16)
     assert digests() == before
+    assert (STORE / "notes.txt").read_text() == "not ours"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_torn_record_is_one_line(share: float) -> None:
+    make_photos(24)
+    teach()
+    record = layout.record_path(STORE, 1)
+    content = record.read_bytes()
+    record.write_bytes(content[: int(len(content) * share)])
+
+    with pytest.raises(StoreError, match=r"0000001\.json is torn .*remove"):
+        teach()
 
 
 def test_too_little_space_is_seen_before(monkeypatch: pytest.MonkeyPatch) -> None:

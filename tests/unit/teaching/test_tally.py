@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,9 @@ from kdpipe.errors import ClaimError, StoreError
 from kdpipe.teaching.tally import MAX_ATTEMPTS, Failed, Tally, raise_what_failed
 from kdpipe.teaching.worker import Taught
 
-TAUGHT = Taught(shard=0, images=8, bad={}, bytes=1, seconds=1.0, forward_seconds=1.0)
+TAUGHT = Taught(
+    shard=0, worker="here:1", images=8, bad={}, bytes=1, seconds=1.0, forward_seconds=1.0
+)
 
 
 def drain(tally: Tally, failures: dict[int, Failed]) -> list[int]:
@@ -85,3 +88,16 @@ def test_nothing_is_raised_where_all_went_well() -> None:
 
     raise_what_failed(tally, 2)
     assert len(tally.taught) == 2
+
+
+def test_each_worker_has_its_speed_and_what_others_taught_does_not_count() -> None:
+    tally = Tally(queue=deque())
+    for one in (
+        replace(TAUGHT, seconds=2.0),
+        replace(TAUGHT, shard=1, images=4),
+        replace(TAUGHT, shard=2, worker="there:2", seconds=4.0),
+        replace(TAUGHT, shard=3, worker="there:2", is_new=False, seconds=0.0),
+    ):
+        tally.note(one)
+
+    assert tally.speeds() == {"here:1": 4.0, "there:2": 2.0}
