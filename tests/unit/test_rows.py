@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +102,20 @@ def test_a_long_table_is_text_piece_by_piece(monkeypatch: pytest.MonkeyPatch) ->
     table = make_rows(CARD, Path(), [row(number) for number in range(7)]).table
 
     assert b"".join(json_of(table)).decode() == json.dumps(table.to_pylist(), sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 2), (1, 7), (2, 6), (3, 4), (6, 7), (4, 4), (3, 3)]
+)
+def test_the_digest_is_of_the_json_wherever_it_is_cut(
+    start: int, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdpipe.rows._AT_ONCE", 3)
+    rows = make_rows(CARD, Path(), [row(number) for number in range(7)])
+    names = ("id", "image_digest", "fx", "top", "left", "height", "width")
+    part = rows.table.slice(start, stop - start).select(names).to_pylist()
+
+    text = json.dumps(part, sort_keys=True)
+
+    assert rows.digest(start, stop) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert pickle.loads(pickle.dumps(rows)).digest(start, stop) == rows.digest(start, stop)

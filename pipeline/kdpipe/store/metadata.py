@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +16,7 @@ from kdpipe.codecs import Codec, Log16, LogBinomial, codec_of
 from kdpipe.errors import CardError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import as_json, create_exclusively, read_json, write_atomically
+from kdpipe.store.s3 import S3Path, check_conditions
 from kdpipe.store.shards import ArrayFormat
 from kdpipe.strict import build, digest_of
 
@@ -37,7 +39,7 @@ class StoreInfo:
 
     arrays: tuple[ArrayFormat, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the identity: ties ledger records to this store."""
         return digest_of(self.identity)
@@ -149,7 +151,12 @@ def create_info(path: Path, info: StoreInfo) -> StoreInfo:
 
     Returns:
         The attributes of the store that is there now.
+
+    Raises:
+        StoreError: the store is on a server of S3 that cannot tell two writers apart.
     """
+    if isinstance(path, S3Path):
+        check_conditions(path)
     *nodes, (_, root) = documents(info).items()
     for name, content in nodes:
         write_atomically(layout.metadata_path(path, name), content)
