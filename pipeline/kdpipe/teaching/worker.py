@@ -113,7 +113,6 @@ class Worker:
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
-        self.rows: Rows = read_rows(assignment.rows)
         self._teacher: Teacher | None = None
 
     @property
@@ -140,6 +139,11 @@ class Worker:
                 precision=self.assignment.precision,
             )
         return self._teacher
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Of the data set; a command that finds all shards finished asks for none."""
+        return read_rows(self.assignment.rows)
 
     @cached_property
     def _reader(self) -> BatchReader:
