@@ -176,7 +176,8 @@ def _ask(store: Store, rows: Rows, records: Mapping[int, Record], again: Again) 
             seen, terms = _relive(store, relived, witness, records, bar)
             for one in seen:
                 columns[one.row] |= one.columns()
-            summary["relive"] = reliving.summarise(seen, terms, witness.teacher.precision)
+            found = reliving.summarise(seen, terms, witness.teacher.precision)
+            summary["relive"] = {"seed": again.seed, **found}
             problem = _problem_of(store, seen, terms)
         if turned:
             from kdpipe.audit import geometry  # torch
