@@ -236,7 +236,7 @@ def _stamps(path: Path) -> dict[int, Stamp]:
     stamps = {}
     for name, stamp in listing(layout.record_path(path, 0).parent).items():
         number = name.removesuffix(".json")
-        if number.isdecimal() and name == layout.record_path(path, int(number)).name:
+        if number.isdecimal() and name == layout.record_name(int(number)):
             stamps[int(number)] = stamp
     return stamps
 

@@ -159,7 +159,12 @@ def shard_name(shard: int, dimensions: int) -> str:
 
 def record_path(store: Path, shard: int) -> Path:
     """The ledger record that makes a shard count."""
-    return store / "ledger" / f"{shard:07d}.json"
+    return store / "ledger" / record_name(shard)
+
+
+def record_name(shard: int) -> str:
+    """The last part of `record_path`."""
+    return f"{shard:07d}.json"
 
 
 def consolidated_path(store: Path) -> Path:

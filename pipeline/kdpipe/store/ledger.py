@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -164,9 +165,10 @@ def finished(path: Path) -> list[int]:
     folder = layout.record_path(path, 0).parent
     if not folder.is_dir():
         return []
-    names = {one.name for one in folder.glob("[0-9]*.json")}
+    with os.scandir(folder) as entries:
+        names = {one.name for one in entries}
     numbers = {int(name[:-5]) for name in names if name[:-5].isdecimal()}
-    return sorted(one for one in numbers if layout.record_path(path, one).name in names)
+    return sorted(one for one in numbers if layout.record_name(one) in names)
 
 
 def check_record(path: Path, record: Record, info: StoreInfo) -> None:

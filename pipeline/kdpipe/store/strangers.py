@@ -29,7 +29,7 @@ def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
     known = {str(layout.metadata_path(path, name)) for name in nodes}
     known.add(str(layout.consolidated_path(path)))
     records = str(layout.record_path(path, 0).parent)
-    known.update(f"{records}/{layout.record_path(path, one).name}" for one in range(info.shards))
+    known.update(f"{records}/{layout.record_name(shard)}" for shard in range(info.shards))
     for one in info.arrays:
         array, dimensions = path / one.name, 1 + len(one.shape)
         shards = (layout.shard_name(shard, dimensions) for shard in range(info.shards))
