@@ -28,7 +28,7 @@ from kdpipe.codecs import Log16
 from kdpipe.datasets import rooms
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.claims import Claim
-from kdpipe.store.frame import BILINEAR, Window, to_frame
+from kdpipe.store.frame import BILINEAR, Window, resampling, to_frame
 from kdpipe.store.identity import identity_of
 from kdpipe.store.ledger import Record
 from kdpipe.store.metadata import StoreInfo, formats, write_info
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth
 
 FRAME, CROP = (480, 640), (416, 544)
-SCENES, ROWS = 12, 64
+SCENES, ROWS = 6, 64
 CODEC = Log16(near=1e-3, far=40.0, differences=True)
 FULL_SCALE = 10.0
 Read = Callable[[int, Window], "Depth"]
@@ -80,8 +80,10 @@ def measure(
         "kdpipe": store.depth,
         "zarr-python, the same shards": zarr_reader(store),
         "TIE-KD's PNG": png_reader(folder, store),
-        "raw uint16 memmap, codes": memmap_reader(folder, store, millimetres=False),
-        "raw uint16 memmap, millimetres": memmap_reader(folder, store, millimetres=True),
+        **{
+            f"raw uint16 memmap, {what}": memmap_reader(folder, store, what)
+            for what in ("native codes", "codes", "millimetres")
+        },
     }
     rng, rates = np.random.default_rng(0), {name: [] for name in readers}
     for turn in range(options.rounds + 1):
@@ -172,21 +174,23 @@ def png_reader(folder: Path, store: Store) -> Read:
     return read
 
 
-def memmap_reader(folder: Path, store: Store, *, millimetres: bool) -> Read:
-    """The whole frame uncompressed: millimetres, or the codes that a store keeps."""
-    path, codec = folder / f"raw.{millimetres}", Log16(CODEC.near, CODEC.far)
-    shape = (ROWS, *FRAME)
-    raw = np.memmap(path, np.uint16, "w+", shape=shape)
-    for row in range(ROWS):
-        depth = store.depth(row)
-        raw[row] = (1000 * depth).round() if millimetres else codec.encode(depth)
-    raw.flush()
+def memmap_reader(folder: Path, store: Store, what: str) -> Read:
+    """Uncompressed: whole frames in codes or in millimetres, or native maps in codes."""
+    codec = Log16(CODEC.near, CODEC.far)
+    read_one = store.native_depth if what == "native codes" else store.depth
+    raw = np.stack([read_one(row) for row in range(ROWS)])
+    raw = (1000 * raw).round() if what == "millimetres" else codec.encode(raw)
+    shape, path = raw.shape, folder / what
+    raw.astype(np.uint16).tofile(path)
     kept = np.memmap(path, np.uint16, "r", shape=shape)
 
     def read(row: int, window: Window) -> Depth:
+        if what == "native codes":
+            how = resampling((shape[1], shape[2]), FRAME, window)
+            return how.mix(codec.decode(kept[row, how.rows, how.columns]))
         top, left, height, width = window
         part = kept[row, top : top + height, left : left + width]
-        return part * np.float32(1e-3) if millimetres else codec.decode(part)
+        return part * np.float32(1e-3) if what == "millimetres" else codec.decode(part)
 
     return read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -164,21 +165,45 @@ def _axis_part(axis: _Axis, start: int, length: int) -> tuple[slice, _Axis]:
 
 
 def _mix_two(needed: Depth, y: _Axis, x: _Axis) -> Depth:
-    if not needed.size or needed.min() > 0:
-        return _mix(_mix(needed, x, 1), y, 0)  # columns first: the native map has fewer rows
-    needed = np.where(needed > 0, needed, np.float32(np.nan))  # unknown spreads by itself
-    return np.nan_to_num(_mix(_mix(needed, x, 1), y, 0), copy=False, nan=0.0)
+    if needed.size and not needed.min() > 0:
+        needed = np.where(needed > 0, needed, np.float32(np.nan))  # unknown spreads by itself
+        return np.nan_to_num(_mix_known(needed, y, x), copy=False, nan=0.0)
+    return _mix_known(needed, y, x)
 
 
-def _mix(values: Depth, axis: _Axis, along: int) -> Depth:
-    if values.shape[along] == len(axis.low) and not axis.weight.any():
-        return values  # line by line: the frame is the native map
+def _mix_known(needed: Depth, y: _Axis, x: _Axis) -> Depth:
+    height, width = len(y.low), len(x.low)
+    if needed.shape == (height, width) and not (y.weight.any() or x.weight.any()):
+        return needed  # line by line: the frame is the native map
+    # Columns first: the native map has fewer rows.
+    columns = _mix(needed, x, 1, _SCRATCH.room(0, (len(needed), width)))
+    return _mix(columns, y, 0, np.empty((height, width), np.float32))
+
+
+def _mix(values: Depth, axis: _Axis, along: int, out: Depth) -> Depth:
     weight = axis.weight[:, None] if along == 0 else axis.weight[None, :]
-    low, high = (values.take(lines, along, mode="clip") for lines in (axis.low, axis.high))
-    high -= low
-    high *= weight
-    high += low
-    return high
+    low = values.take(axis.low, along, _SCRATCH.room(1, out.shape), "clip")
+    values.take(axis.high, along, out, "clip")
+    out -= low
+    out *= weight
+    out += low
+    return out
+
+
+class _Scratch(threading.local):
+    """Room of a thread that stays: asking the system for it each time costs more than the sums."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Depth] = {}
+
+    def room(self, number: int, shape: tuple[int, ...]) -> Depth:
+        size = math.prod(shape)
+        if number not in self._kept or self._kept[number].size < size:
+            self._kept[number] = np.empty(size, np.float32)
+        return self._kept[number][:size].reshape(shape)
+
+
+_SCRATCH = _Scratch()
 
 
 @lru_cache(maxsize=64)
