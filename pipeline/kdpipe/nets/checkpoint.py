@@ -240,9 +240,8 @@ def _why_refused(path: Path, error: Exception) -> str:
 
 
 def _say_torn(error: Exception) -> str:
-    return (
-        f"is torn or no checkpoint of torch.save ({_first_line(error)}): download or fit it again"
-    )
+    reason = "" if isinstance(error, KeyError) else f" ({_first_line(error)})"  # a byte's number
+    return f"is torn or no checkpoint of torch.save{reason}: download or fit it again"
 
 
 def _first_line(error: Exception) -> str:

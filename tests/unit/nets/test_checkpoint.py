@@ -83,6 +83,7 @@ def test_a_file_that_is_cut_short_is_named_so(tmp_path: Path, legacy: bool, kept
         pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(99), "is no checkpoint", id="picture"),
         pytest.param(b"version https://git-lfs.github.com", "is no checkpoint", id="pointer"),
         pytest.param(b"PK\x03\x04" + bytes(99), "is torn", id="half-zip"),
+        pytest.param(b"hello world\n", r"checkpoint of torch\.save: download", id="text"),
     ],
 )
 def test_a_file_that_is_something_else_is_named_so(
