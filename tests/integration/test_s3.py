@@ -132,6 +132,18 @@ def test_a_teach_that_loses_the_server_says_so_in_one_line_and_goes_on(
     assert verify(layout.store_path("photos", TEACHER)).problems == ()
 
 
+def test_teach_refuses_a_server_that_would_let_two_write_one_shard(
+    project: Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_checked", set())
+    project.gate.forgets_conditions = True
+
+    assert cli.run(["teach", "--teacher", TEACHER, "--data", "photos", "--workers", "0"]) == 1
+
+    assert "ignores conditional writes" in capfd.readouterr().err
+    assert objects() == {}
+
+
 @pytest.mark.slow
 def test_a_student_learns_from_a_store_on_s3_what_it_learns_from_a_disk(
     s3_server: Server, make_tiny: MakeRows, make_tiny_store: MakeStore

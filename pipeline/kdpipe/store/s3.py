@@ -111,7 +111,7 @@ class S3Path(PosixPath):
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object below this name."""
-        answer = ask(self, "list_objects_v2", Prefix=f"{self.key}/", MaxKeys=1)
+        answer = ask(self, "list_objects_v2", Prefix=_prefix(self), MaxKeys=1)
         return bool(answer.get("KeyCount"))
 
     def is_symlink(self) -> bool:
@@ -244,7 +244,7 @@ def listed(folder: S3Path) -> Iterator[Listed]:
     """All objects below a name, by their keys."""
     token: dict[str, str] = {}
     while True:
-        answer = ask(folder, "list_objects_v2", Prefix=f"{folder.key}/", **token)
+        answer = ask(folder, "list_objects_v2", Prefix=_prefix(folder), **token)
         now = _server_time(answer)
         for one in answer.get("Contents", ()):
             yield Listed(
@@ -294,6 +294,10 @@ def check_conditions(folder: S3Path) -> None:
 
 
 _checked: set[tuple[str, str]] = set()
+
+
+def _prefix(folder: S3Path) -> str:
+    return f"{folder.key}/" if folder.key else ""
 
 
 def _where(path: S3Path) -> tuple[str, str]:

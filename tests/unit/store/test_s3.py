@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import zarr
 from tests.s3_server import BUCKET, Break, Server, place
-from tests.unit.store.conftest import BAD, MakeStore, info_of, put, record_of
+from tests.unit.store.conftest import BAD, CODEC, MakeStore, info_of, put, record_of
 
 from kdpipe.errors import ClaimError, LostClaimError, StoreError
-from kdpipe.store import layout, ledger, open_store, s3, s3_claims
+from kdpipe.store import claims, layout, ledger, open_store, s3, s3_claims
 from kdpipe.store.claims import Claim, Owner, tidy
 from kdpipe.store.consolidated import consolidate, known_lines
 from kdpipe.store.metadata import create_info, write_info
@@ -103,7 +103,7 @@ def test_it_is_read_as_one_on_a_disk_and_as_plain_zarr_does(
             assert np.array_equal(remote.depth(row, window), local.depth(row, window))
             assert np.array_equal(remote.bins(row).probabilities(), local.bins(row).probabilities())
             height, width = remote.extent(row)
-            decoded = remote.info.codec("depth").decode(codes[row, :height, :width])
+            decoded = CODEC.decode(codes[row, :height, :width])
             assert np.array_equal(decoded, remote.native_depth(row))
     assert remote.ids == local.ids
     assert remote.finished.all()
@@ -264,8 +264,8 @@ def test_a_claim_is_renewed_while_its_owner_works(
     claim.hold()
     assert store.gate.asked == []
 
-    now = s3_claims.awake()
-    monkeypatch.setattr("kdpipe.store.claims.awake", lambda: now + 50)
+    now = claims.awake()
+    monkeypatch.setattr(claims, "awake", lambda: now + 50)
     claim.hold()
 
     assert [one.split()[0] for one in store.gate.asked] == ["PUT"]
