@@ -5,15 +5,16 @@ Every array is compared at native size, in the measure that its codec's bound is
     depth                |stored - said| / said
     bins/codes           |root of the coded probability - root of the said one|, before the division
     bins/edges           |stored - said| / said, kept as they are
-    bins/pair, logit     |difference of logit p|
-    bins/pair, ln T      |difference of ln T|
+    bins/pair logit      |difference of logit p|
+    bins/pair ln T       |difference of ln T|
     bins/points          |stored - said| / (said + the codec's offset)
 
 What is said now may differ from what was said then by more than the codec's bound without anything
 being wrong: sums of another order. So a tolerance comes on top of each bound, and both are in the
 summary. On the device and torch that taught, TOLERANCES[precision] holds for every value of fp32;
 on others, and in half precision, for all but STRAYS of an array's values: a sharp edge may move by
-a pixel. The mean of the bins, sum of p * c, follows from what is compared; its difference is told.
+a pixel. Logit p has twice the tolerance, one for each of its two logarithms. The mean of the bins,
+sum of p * c, follows from what is compared; its difference is told.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def relive(store: Store, number: int, witness: Witness, terms: Terms) -> Relived
     out = witness.look(number, read_image(witness.rows, number)[None])
     arrays = {
         name: _compare(error, bound, slack, terms)
-        for name, bound, error, slack in _errors(store, number, out)
+        for name, bound, error, slack in _errors(store, number, out, terms.tolerance)
     }
     return Relived(
         row=number,
@@ -203,7 +204,7 @@ _Errors = Iterator[tuple[str, float, "NDArray[np.float64]", "NDArray[np.float64]
 """Name, bound, errors, and what single precision adds to the bound."""
 
 
-def _errors(store: Store, number: int, out: TeacherOutput) -> _Errors:
+def _errors(store: Store, number: int, out: TeacherOutput, tolerance: float) -> _Errors:
     codec = cast("Log16", store.info.codec("depth"))
     stored, said = store.native_depth(number), _numpy(out.depth[0])
     if stored.shape != said.shape:
@@ -216,7 +217,7 @@ def _errors(store: Store, number: int, out: TeacherOutput) -> _Errors:
     if store.info.has_bins:
         kept = store.bins(number)
         if isinstance(kept, StoredLogBinomial):
-            yield from _two_parameters(kept, cast("LogBinomialBins", out.bins))
+            yield from _two_parameters(kept, cast("LogBinomialBins", out.bins), tolerance)
         else:
             yield from _free(kept, cast("Bins", out.bins))
 
@@ -230,7 +231,7 @@ def _free(kept: StoredBins, said: Bins) -> _Errors:
     yield BIN_EDGES, 0.0, np.abs(kept.edges - edges) / np.maximum(np.abs(edges), 1e-6), 1e-6
 
 
-def _two_parameters(kept: StoredLogBinomial, said: LogBinomialBins) -> _Errors:
+def _two_parameters(kept: StoredLogBinomial, said: LogBinomialBins, tolerance: float) -> _Errors:
     codec, one = kept.codec, said.of(0)
     p, temperature = kept.codec.decode(kept.codes)
     now = _numpy(one.p[0]).astype(np.float64)
@@ -239,7 +240,7 @@ def _two_parameters(kept: StoredLogBinomial, said: LogBinomialBins) -> _Errors:
         f"{BIN_PAIR} logit",
         codec.max_logit_error,
         np.abs(_logit(p.astype(np.float64)) - _logit(now)),
-        4 * _SINGLE / least,
+        tolerance + 4 * _SINGLE / least,  # of two logarithms, each with its own
     )
     warmth = np.log(np.clip(_numpy(one.temperature[0]), codec.coldest, codec.hottest))
     error = np.abs(np.log(temperature.astype(np.float64)) - warmth)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,15 +16,22 @@ from tests.unit.audit.conftest import PHOTOS
 from torch import Tensor
 
 from kdpipe import audit
+from kdpipe.audit.again import Witness
 from kdpipe.audit.records import choose, records_of
-from kdpipe.audit.relive import ELSEWHERE, STRAYS, TOLERANCES
+from kdpipe.audit.relive import ELSEWHERE, STRAYS, TOLERANCES, Terms
+from kdpipe.audit.relive import relive as relive_one
+from kdpipe.codecs import LogBinomial
 from kdpipe.errors import CheckpointError, StaleStoreError, StoreError
-from kdpipe.store import Store, layout
+from kdpipe.store import Store, layout, open_store
 from kdpipe.store.disk import as_json, read_json, write_atomically
 from kdpipe.teachers.base import Bins, TeacherOutput
 
 if TYPE_CHECKING:
+    from tests.unit.conftest import ToyProject
+
+    from kdpipe.nets.log_binomial import LogBinomialBins
     from kdpipe.rows import Rows
+    from kdpipe.teachers import Teacher
 
 WEIGHTS = layout.teacher_dir("photos", TEACHER) / "model.pt"
 
@@ -187,3 +194,42 @@ def test_another_rule_is_refused(
 
     with pytest.raises(StaleStoreError, match="rule is 'bilinear-align-corners' in the store"):
         relive(1)
+
+
+class Parrot:
+    """A teacher that says what it was given."""
+
+    precision = "fp32"
+
+    def __init__(self, out: TeacherOutput) -> None:
+        self.out = out
+
+    def predict(self, *_: object, **__: object) -> TeacherOutput:
+        return self.out
+
+
+@pytest.mark.parametrize(
+    ("part", "allowed", "too_far"),
+    [("logit", 1.5e-4, 4e-3), ("ln T", 5e-5, 8e-3), ("points", 5e-5, 4e-3)],
+)
+def test_each_part_of_two_parameters_has_its_own_bound(
+    part: str, allowed: float, too_far: float, toy: ToyProject
+) -> None:
+    path, _ = toy.add_store(bins=LogBinomial(bins=16, attractors=(1,)))
+    store, terms = open_store(path), Terms(tolerance=1e-4, strays=0, is_same=True, differences={})
+    said = toy.say(3, 1.1, two_parameters=True)
+    bins = cast("LogBinomialBins", said.bins)
+
+    def beyond(by: float) -> tuple[str, ...]:
+        changed = {
+            "logit": replace(bins, p=(bins.p.logit() + by).sigmoid()),
+            "ln T": replace(bins, temperature=bins.temperature * (1 + by)),
+            "points": replace(bins, seeds=bins.seeds * (1 + by)),
+        }[part]
+        teacher = cast("Teacher", Parrot(replace(said, bins=changed)))
+        witness = Witness(teacher=teacher, rows=toy.rows, path=path, rule=said.rule)
+        return relive_one(store, 3, witness, terms).beyond
+
+    assert beyond(0) == beyond(allowed) == ()
+    name = "bins/points" if part == "points" else f"bins/pair {part}"
+    assert beyond(too_far) == beyond(-too_far) == (name,)
