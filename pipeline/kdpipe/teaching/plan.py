@@ -38,7 +38,7 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
-_GUESSED_PACKING = {"pcodec": 4, "pcodec-first": 4, "zstd-pixels": 25, "none": 1}
+_GUESSED_PACKING = {"pcodec": 4, "pcodec-first": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
 

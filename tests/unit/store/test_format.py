@@ -76,7 +76,10 @@ def test_a_store_that_grows_keeps_its_shards(make_store: MakeStore) -> None:
         assert np.array_equal(after[name][:8], before[name][:8])
 
 
-@pytest.mark.parametrize("one", formats(NATIVE, BINS), ids=lambda one: one.name)
+FIRST = ArrayFormat("as the first stores", "uint8", (BINS, *NATIVE), ("bin", "y", "x"), "zstd")
+
+
+@pytest.mark.parametrize("one", [*formats(NATIVE, BINS), FIRST], ids=lambda one: one.name)
 def test_a_chunk_comes_back_and_every_flipped_byte_is_seen(one: ArrayFormat) -> None:
     values = RNG.integers(0, 60, one.shape).astype(one.dtype)
 
