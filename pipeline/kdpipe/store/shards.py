@@ -82,11 +82,13 @@ class ArrayFormat:
         if self.packing == "none":
             return [little, crc]
         configuration = {"level": _ZSTDS[self.packing], "checksum": False}
-        chain = [little, {"name": "zstd", "configuration": configuration}, crc]
+        zstd: dict[str, object] = {"name": "zstd", "configuration": configuration}
+        chain = [little, zstd, crc]
         if self.packing == "zstd":
             return chain
         order = [0, *range(2, 1 + len(self.shape)), 1]
-        return [{"name": "transpose", "configuration": {"order": order}}, *chain]
+        transpose: dict[str, object] = {"name": "transpose", "configuration": {"order": order}}
+        return [transpose, *chain]
 
     def encode(self, values: Array) -> bytes:
         """Turns one row's values into a chunk's bytes.
