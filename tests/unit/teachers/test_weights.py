@@ -57,6 +57,15 @@ def test_another_cards_checkpoint_is_refused(checkpoint: Path) -> None:
         load_teacher(replace(CARD, network=network), checkpoint=checkpoint)
 
 
+def test_a_wrong_file_is_known_by_its_own_names(tmp_path: Path) -> None:
+    """BTS' renames take away what the name of a student's entry begins with."""
+    state = {"decode_head.upsample_custom.convA.conv.weight": torch.zeros(1)}
+    torch.save({"state_dict": state}, tmp_path / "student.pt")
+
+    with pytest.raises(CheckpointError, match="It looks like a student of TIE-KD"):
+        load_teacher("bts-small", checkpoint=tmp_path / "student.pt")
+
+
 def test_no_checkpoint_says_where_one_is_published() -> None:
     with pytest.raises(CheckpointError) as error:
         load_teacher("adabins-nyu")
