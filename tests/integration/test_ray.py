@@ -88,8 +88,9 @@ def test_a_dead_worker_costs_its_shard_once_more_and_one_that_always_dies_is_rep
     status = crash.end(driver)
 
     assert status == 1
-    (said,) = crash.said_by(project, driver)
-    assert re.search(r"2 shards not taught: its worker died .*--batch-size.* 6 of 8 shards", said)
+    *failed, said = crash.said_by(project, driver)
+    assert all(re.match(r"kdpipe: shard [156] failed, attempt \d of 3: ", one) for one in failed)
+    assert re.search(r"2 shards not taught: its worker died .*--batch-size.*\(6 of 8 shards", said)
     died = [bytes.fromhex(one.name[7:]).decode() for one in project.glob("signal-*")]
     assert sorted(died) == sorted(KILLED_ONCE)
     assert ledger.finished(project / STORE) == [0, 1, 2, 3, 4, 7]
