@@ -11,8 +11,10 @@ import pytest
 from tests.unit.conftest import TEACHER, ToyProject
 
 from kdpipe import audit
+from kdpipe.audit.disagreement import disagree
 from kdpipe.errors import CardError, StaleStoreError, StoreError
 from kdpipe.rows import make_rows, write_rows
+from kdpipe.store import open_store
 from kdpipe.store.layout import audit_path, rows_path
 from kdpipe_stages import cli
 
@@ -56,6 +58,16 @@ def test_only_rows_that_both_have_are_compared(toy: ToyProject) -> None:
     assert found["teachers"][OTHER]["images"] == 3
     known = [line[f"abs_rel_to_{OTHER}"] is not None for line in lines_of(TEACHER)]
     assert known == [True, False, True, True] + [False] * 4
+
+
+def test_unknown_pixels_are_not_compared(toy: ToyProject) -> None:
+    store = open_store(toy.add_store()[0])
+    depth = store.depth(3)
+    depth[:, :7] = 0
+
+    found = disagree(depth, 3, [store])
+
+    assert (found[TEACHER].abs_rel, found[TEACHER].log, found[TEACHER].ratio) == (0, 0, 1)
 
 
 def test_a_teacher_without_metres_is_left_out_and_said(
