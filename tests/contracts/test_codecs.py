@@ -14,7 +14,7 @@ from kdpipe.codecs import CODECS, Codec, Companded, Log16, LogBinomial, codec_of
 from kdpipe.errors import CardError, StoreError
 
 EXAMPLES: dict[str, Codec] = {
-    "log16": Log16(near=0.1, far=10.0, differences=True),
+    "log16": Log16(near=0.1, far=10.0),
     "companded": Companded(levels=32),
     "log-binomial": LogBinomial(bins=3, attractors=(2, 1), span=(0.1, 9.0)),
 }

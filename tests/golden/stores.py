@@ -31,10 +31,7 @@ NATIVE = {0: (16, 24), 1: (0, 0), 2: (8, 16), 3: (16, 24)}
 
 WINDOW, STEP = (3, 5, 11, 14), 7
 BINS = 12
-DEPTHS = {
-    "companded": Log16(near=0.1, far=10.0),
-    "log-binomial": Log16(near=0.1, far=10.0, differences=True),
-}
+DEPTH = Log16(near=0.1, far=10.0)
 
 
 def store_path(kind: str) -> Path:
@@ -56,7 +53,7 @@ def write(kind: str, path: Path) -> None:
         DataCard(name="golden", family="folder", domain="any"),
         weights={"sha256": "0" * 64, "source": "golden"},
         rule=BILINEAR if kind == "companded" else BICUBIC_PADDED,
-        codecs={"depth": DEPTHS[kind], "bins": codec},
+        codecs={"depth": DEPTH, "bins": codec},
         shard_rows=SHARD_ROWS,
     )
     kept = BINS if isinstance(codec, Companded) else codec
@@ -98,7 +95,7 @@ def values_of(kind: str, number: int, codec: Companded | LogBinomial) -> dict[st
     depth = (1.5 + number + y - 0.6 * x + rough).astype(np.float32)
     if number == 0:
         depth[2:4, 5] = 0
-    codes = DEPTHS[kind].encode(depth)
+    codes = DEPTH.encode(depth)
     values: dict[str, NDArray[Any]] = {layout.EXTENT: extent, layout.DEPTH: codes}
     if isinstance(codec, Companded):
         edges = (0.25 + 0.75 * np.arange(BINS + 1)).astype(np.float32)

@@ -60,7 +60,7 @@ def test_plain_zarr_reads_every_array_of_it(kind: str) -> None:
     for number in range(stores.ROWS):
         height, width = stores.NATIVE[number]
         codes = arrays[layout.DEPTH][number, :height, :width]
-        assert np.array_equal(stores.DEPTHS[kind].decode(codes), store.native_depth(number))
+        assert np.array_equal(stores.DEPTH.decode(codes), store.native_depth(number))
         if number != stores.BAD:
             bins, name = store.bins(number), store.info.arrays[2].name
             assert np.array_equal(arrays[name][number, :, :height, :width], bins.codes)
@@ -77,7 +77,7 @@ def test_xarray_opens_all_of_it(kind: str) -> None:
     for name, one in {**root.variables, **bins.variables}.items():
         assert one.shape == (stores.ROWS, *sizes[str(name)])
     assert root["depth"].dims == ("row", "y", "x")
-    assert np.array_equal(stores.DEPTHS[kind].decode(depth), store.native_depth(3))
+    assert np.array_equal(stores.DEPTH.decode(depth), store.native_depth(3))
     assert np.array_equal(codes, store.bins(3).codes)
 
 

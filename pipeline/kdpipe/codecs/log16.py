@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdpipe.codecs.rows import apart, together
 from kdpipe.errors import CardError
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ class Log16:
         far: largest depth kept [m], > near; farther is clamped to it.
         max_relative_error: promised bound of |decode(encode(d)) - d| / d inside [near, far], apart
             from the rounding of float32 (1e-6).
-        differences: each row of a map is the difference to the row above, modulo 2**16: a sixth to
-            a quarter less on disk.
 
     Raises:
         CardError: the range is empty, or does not fit 65535 codes at this bound.
@@ -42,7 +39,6 @@ class Log16:
     near: float
     far: float
     max_relative_error: float = 1e-3
-    differences: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far or not 0 < self.max_relative_error < 1:
@@ -82,16 +78,14 @@ class Log16:
         known = np.isfinite(depth) & (depth > 0)
         clamped = np.clip(np.where(known, depth, self.near), self.near, self.far).astype(np.float64)
         codes = 1 + np.rint(np.log(clamped / self.near) / self.step)
-        kept = np.where(known, codes, 0).astype(np.uint16)
-        return apart(kept) if self.differences else kept
+        return np.where(known, codes, 0).astype(np.uint16)
 
-    def decode(self, codes: Codes, first: int = 0) -> Depth:
-        """Turns codes (H, W) into depth [m] of the rows from `first` on; 0 stays unknown.
+    def decode(self, codes: Codes) -> Depth:
+        """Turns codes (H, W) into depth [m]; 0 stays unknown.
 
         Raises:
             ValueError: a code is larger than `encode` ever gives: other parameters wrote it.
         """
-        codes = (together(codes) if self.differences else codes)[first:]
         if codes.size and int(codes.max()) > self.largest_code:
             raise ValueError(f"log16 code {int(codes.max())} found, {self.largest_code} is largest")
         return self.table.take(codes, mode="clip")  # checked above: not again

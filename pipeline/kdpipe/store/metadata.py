@@ -123,7 +123,7 @@ def formats(native: tuple[int, int], bins: int | LogBinomial | None) -> tuple[Ar
     h, w = native
     fields = (len(layout.EXTENT_FIELDS),)
     arrays = [
-        ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "pcodec-first"),
+        ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "pcodec"),
         ArrayFormat(layout.EXTENT, "float64", fields, ("field",), "none"),
     ]
     if isinstance(bins, LogBinomial):
@@ -266,8 +266,6 @@ def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
     if one.name == layout.DEPTH:
         codec = info.codec("depth")
         formula = "metres = near * exp(step * (code - 1)), code 0 is unknown"
-        if isinstance(codec, Log16) and codec.differences:
-            formula = f"{_SUM_OF_ROWS}; {formula}"
         step = codec.step if isinstance(codec, Log16) else None
         return {"codec": codec.to_json(), "step": step, "formula": formula, "rule": info.rule}
     if one.name == layout.BIN_CODES:

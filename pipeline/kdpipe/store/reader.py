@@ -155,8 +155,7 @@ class Store:
         if codes is None:
             return np.zeros(frame if part is None else (part.height, part.width), np.float32)
         how = resampling(native, frame, part, self.info.rule)
-        above = codes[: how.rows.stop, how.columns]  # its rows may be differences
-        return how.mix(self._metres(above, row, how.rows.start))
+        return how.mix(self._metres(codes[how.rows, how.columns], row))
 
     def bins(self, row: int) -> StoredBins | StoredLogBinomial:
         """Probabilities over bins, at native size.
@@ -184,9 +183,9 @@ class Store:
     def _codec_of_bins(self) -> Codec | None:
         return self.info.codec("bins") if self.info.has_bins else None
 
-    def _metres(self, codes: Codes, row: int, first: int = 0) -> Depth:
+    def _metres(self, codes: Codes, row: int) -> Depth:
         with decoding(self._chunks.file(layout.DEPTH, row)):
-            return self._depth.decode(codes, first)
+            return self._depth.decode(codes)
 
     def _both(self, row: int, *names: str) -> list[Array]:
         """One row of each of some arrays of bins."""

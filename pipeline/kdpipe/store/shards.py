@@ -25,23 +25,14 @@ from numpy.typing import NDArray
 from kdpipe.errors import StoreError
 
 _MISSING = np.uint64(2**64 - 1)
-_PCODECS: dict[str, dict[str, Any]] = {
-    "pcodec": {"level": 8},
-    "pcodec-first": {
-        "level": 8,
-        "mode_spec": "classic",
-        "delta_spec": "try_consecutive",
-        "delta_encoding_order": 1,
-    },
-}
-"""Its own search for the best order takes longer, and misses it for depth in small maps."""
+_PCODEC: dict[str, Any] = {"level": 8}
 
 _ZSTDS = {"zstd": 1, "zstd-pixels": 7}
 """Levels. A quarter smaller than level 3; level 12 takes twice the time for a tenth less."""
 
 _CRC_BYTES = 4
 
-Packing = Literal["pcodec", "pcodec-first", "zstd", "zstd-pixels", "none"]
+Packing = Literal["pcodec", "zstd", "zstd-pixels", "none"]
 Array = NDArray[Any]
 
 
@@ -62,9 +53,9 @@ class ArrayFormat:
     """A name for each of them, without the row's own."""
 
     packing: Packing
-    """pcodec for codes that are smooth, of first order or what it finds best; zstd for those of a
-    free distribution (K, h, w), the bins of a pixel side by side, as its neighbours are much alike
-    (`zstd` alone, bin by bin, is what the first stores have); nothing for what does not shrink."""
+    """pcodec for codes that are smooth; zstd for those of a free distribution (K, h, w), the bins
+    of a pixel side by side, as its neighbours are much alike (`zstd` alone, bin by bin, is what the
+    first stores have); nothing for what does not shrink."""
 
     @property
     def raw_bytes(self) -> int:
@@ -76,9 +67,8 @@ class ArrayFormat:
         """The chain of one chunk, as zarr.json names it."""
         little: dict[str, object] = {"name": "bytes", "configuration": {"endian": "little"}}
         crc: dict[str, object] = {"name": "crc32c"}
-        if self.packing in _PCODECS:
-            configuration = dict(_PCODECS[self.packing])
-            return [{"name": "numcodecs.pcodec", "configuration": configuration}, crc]
+        if self.packing == "pcodec":
+            return [{"name": "numcodecs.pcodec", "configuration": dict(_PCODEC)}, crc]
         if self.packing == "none":
             return [little, crc]
         configuration = {"level": _ZSTDS[self.packing], "checksum": False}
@@ -103,8 +93,8 @@ class ArrayFormat:
             )
         ordered = np.moveaxis(values, 0, -1) if self.packing == "zstd-pixels" else values
         plain = np.ascontiguousarray(ordered, dtype=np.dtype(self.dtype).newbyteorder("<"))
-        if self.packing in _PCODECS:
-            packed = bytes(PCodec(**_PCODECS[self.packing]).encode(plain))
+        if self.packing == "pcodec":
+            packed = bytes(PCodec(**_PCODEC).encode(plain))
         elif self.packing in _ZSTDS:
             packed = bytes(Zstd(level=_ZSTDS[self.packing]).encode(plain))
         else:
@@ -123,7 +113,7 @@ class ArrayFormat:
                 f"{where}: the checksum of a chunk does not fit, its bytes changed on disk: "
                 "remove the shard's ledger record and teach again"
             )
-        if self.packing in _PCODECS:
+        if self.packing == "pcodec":
             plain = PCodec().decode(packed)
         elif self.packing in _ZSTDS:
             plain = Zstd().decode(packed)

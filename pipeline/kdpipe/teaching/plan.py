@@ -38,7 +38,7 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
-_GUESSED_PACKING = {"pcodec": 4, "pcodec-first": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
+_GUESSED_PACKING = {"pcodec": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
 
@@ -77,7 +77,7 @@ class Subject:
         """
         card, params = self.card, self.params
         farthest, error = _BEYOND * card.max_depth, params.max_relative_error
-        depth = Log16(card.min_depth, farthest, error, differences=True)
+        depth = Log16(card.min_depth, farthest, error)
         codecs: dict[str, Codec] = {"depth": depth}
         bins = _bins_codec(card)
         if bins is not None and params.bins:

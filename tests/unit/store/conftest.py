@@ -22,7 +22,7 @@ from kdpipe.store.writer import ShardWriter
 if TYPE_CHECKING:
     from kdpipe.types import Depth
 
-CODEC = Log16(near=0.1, far=10.0, differences=True)
+CODEC = Log16(near=0.1, far=10.0)
 NATIVE, BINS, ROWS, SHARD_ROWS, BAD = (6, 8), 5, 10, 4, 2
 MakeStore: TypeAlias = Callable[..., Path]
 
