@@ -380,6 +380,6 @@ def test_weights_for_an_encoder_that_is_not_there_are_one_line(
             "tiny",
             manifests=tmp_path / "cards",
             params=PARAMS,
-            encoder_weights=tmp_path / "encoder.pt",
+            encoder_weights=str(tmp_path / "encoder.pt"),
             device="cpu",
         )
