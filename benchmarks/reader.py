@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 FRAME, CROP = (480, 640), (416, 544)
 SCENES, ROWS = 6, 64
-CODEC = Log16(near=1e-3, far=40.0, differences=True)
+CODEC = Log16(near=1e-3, far=40.0)
 FULL_SCALE = 10.0
 Read = Callable[[int, Window], "Depth"]
 
@@ -176,10 +176,9 @@ def png_reader(folder: Path, store: Store) -> Read:
 
 def memmap_reader(folder: Path, store: Store, what: str) -> Read:
     """Uncompressed: whole frames in codes or in millimetres, or native maps in codes."""
-    codec = Log16(CODEC.near, CODEC.far)
     read_one = store.native_depth if what == "native codes" else store.depth
     raw = np.stack([read_one(row) for row in range(ROWS)])
-    raw = (1000 * raw).round() if what == "millimetres" else codec.encode(raw)
+    raw = (1000 * raw).round() if what == "millimetres" else CODEC.encode(raw)
     shape, path = raw.shape, folder / what
     raw.astype(np.uint16).tofile(path)
     kept = np.memmap(path, np.uint16, "r", shape=shape)
@@ -187,10 +186,10 @@ def memmap_reader(folder: Path, store: Store, what: str) -> Read:
     def read(row: int, window: Window) -> Depth:
         if what == "native codes":
             how = resampling((shape[1], shape[2]), FRAME, window)
-            return how.mix(codec.decode(kept[row, how.rows, how.columns]))
+            return how.mix(CODEC.decode(kept[row, how.rows, how.columns]))
         top, left, height, width = window
         part = kept[row, top : top + height, left : left + width]
-        return part * np.float32(1e-3) if what == "millimetres" else codec.decode(part)
+        return part * np.float32(1e-3) if what == "millimetres" else CODEC.decode(part)
 
     return read
 
