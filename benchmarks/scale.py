@@ -48,8 +48,10 @@ from kdpipe.teaching.worker import Measure
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
 
+HERE = Path(__file__).resolve()
 DATA, HEIGHT, WIDTH, BINS = "many", 48, 64, 64
 TEACHERS = {"companded": "adabins-small", "log-binomial": "zoedepth-small"}
+NATIVE = {"companded": (24, 32), "log-binomial": (32, 32)}
 DIFFERENT = 8
 """Images; each row repeats one of them."""
 
@@ -125,8 +127,11 @@ def main() -> None:
     output = options.output and options.output.absolute()
     results = []
     for rows in options.rows:
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder, chdir(folder):
-            results.append(look_at(rows, options.kind, options.shard_rows))
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            project = Path(folder, "project")
+            project.mkdir()
+            with chdir(project):
+                results.append(look_at(rows, options.kind, options.shard_rows))
             print(json.dumps(results[-1], indent=1), flush=True)
     if output:
         output.write_text(json.dumps(results, indent=1) + "\n")
@@ -136,7 +141,7 @@ def look_at(count: int, kind: str, shard_rows: int) -> dict[str, object]:
     """Makes a store of so many rows in the working folder and runs the commands."""
     # In a process of its own: what this one needs counts as the memory of those that it starts.
     options = ["--make", str(count), "--kind", kind, "--shard-rows", str(shard_rows)]
-    made = run(sys.executable, __file__, *options)
+    made = run(sys.executable, str(HERE), *options)
     teacher = TEACHERS[kind]
     path = layout.store_path(DATA, teacher)
     teach = ["teach", "--teacher", teacher, "--data", DATA, "--workers", "0", "--json"]
@@ -182,7 +187,7 @@ def make_data(count: int) -> Rows:
     """Images by hard links, and the rows file as `index` leaves it."""
     card, root = find_data("folder", root=make_images(count), name=DATA)
     numbers = range(count)
-    sources = [Path(f"images/{n // LINKS}.png") for n in range(0, count, LINKS)]
+    sources = [Path(f"../images/{n // LINKS}.png") for n in range(0, count, LINKS)]
     stamps = [one.stat() for one in sources]
     digests = [digest_of(one.read_bytes()) for one in sources]
     ids = [name_of(number) for number in numbers]
@@ -220,11 +225,11 @@ def name_of(number: int) -> str:
 
 
 def make_images(count: int) -> Path:
-    """One folder a thousand images."""
-    rng, root = np.random.default_rng(0), Path("photos")
-    Path("images").mkdir()
+    """One folder a thousand images, outside the project: DVC walks through all that lies in it."""
+    rng, root = np.random.default_rng(0), Path("../photos")
+    Path("../images").mkdir()
     for number in range(count):
-        source = f"images/{number // LINKS}.png"
+        source = f"../images/{number // LINKS}.png"
         if number % LINKS == 0:
             Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(source)
         if number % 1000 == 0:
@@ -254,7 +259,7 @@ def make_store(rows: Rows, teacher: str, shard_rows: int) -> Path:
     subject = Subject(card=card, rows=rows, weights=weights, params=StoreParams(shard_rows=256))
     identity = subject.identity(BILINEAR, shard_rows)
     path = layout.store_path(DATA, teacher)
-    seen = Measure(native=(HEIGHT // 2, WIDTH // 2), bins=BINS, rule=BILINEAR)
+    seen = Measure(native=NATIVE[card.bins], bins=BINS, rule=BILINEAR)
     info = plan.create(path, identity, len(rows), seen)
     quick = replace(info, arrays=tuple(Repeated(**vars_of(one)) for one in info.arrays))
     values = [simulated(info, number) for number in range(DIFFERENT)]
@@ -277,10 +282,11 @@ def simulated(info: StoreInfo, number: int) -> dict[str, Array]:
     for one in info.arrays:
         smooth = np.cumsum(rng.integers(0, 2, one.shape), axis=-1)
         values[one.name] = (1 + smooth % 60).astype(one.dtype)
-    values[layout.EXTENT] = np.array([HEIGHT // 2, WIDTH // 2, HEIGHT, WIDTH, 0, 0, 0], np.float64)
+    height, width = info.array(layout.DEPTH).shape
+    values[layout.EXTENT] = np.array([height, width, HEIGHT, WIDTH, 0, 0, 0], np.float64)
     if isinstance(info.codec("bins"), LogBinomial):
         return values
-    codes = np.zeros((BINS, HEIGHT // 2, WIDTH // 2), np.uint8)
+    codes = np.zeros((BINS, height, width), np.uint8)
     codes[number : number + 4] = 32  # a peak, as a trained network's
     values[layout.BIN_CODES] = codes
     values[layout.BIN_EDGES] = np.linspace(0, 10, BINS + 1, dtype=np.float32)
