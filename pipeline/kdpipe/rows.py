@@ -261,7 +261,7 @@ def read_rows(path: Path) -> Rows:
         DataError: it is missing, or no rows file.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, use_threads=False)  # one that starts late aborts a short command
         about = table.schema.metadata or {}
         card = build(DataCard, json.loads(about[b"card"]), str(path))
         return Rows(card, Path(about[b"root"].decode()), table.select(_SCHEMA.names))
