@@ -261,7 +261,8 @@ def read_rows(path: Path) -> Rows:
         DataError: it is missing, or no rows file.
     """
     try:
-        table = pq.read_table(path, use_threads=False)  # one that starts late aborts a short command
+        # Without threads: one that starts late aborts a command that is short.
+        table = pq.read_table(path, use_threads=False)
         about = table.schema.metadata or {}
         card = build(DataCard, json.loads(about[b"card"]), str(path))
         return Rows(card, Path(about[b"root"].decode()), table.select(_SCHEMA.names))
