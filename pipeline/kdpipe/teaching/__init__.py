@@ -17,8 +17,9 @@ from kdpipe.store.claims import tidy
 from kdpipe.store.consolidated import consolidate
 from kdpipe.store.manifest import write_manifest
 from kdpipe.teaching import plan as plans
+from kdpipe.teaching.here import Here, Pool
 from kdpipe.teaching.plan import Plan, Subject
-from kdpipe.teaching.pool import Here, OnRay, Pool
+from kdpipe.teaching.pool import OnRay
 from kdpipe.teaching.progress import Progress
 from kdpipe.teaching.tally import Tally, raise_what_failed
 from kdpipe.teaching.weights import find_weights

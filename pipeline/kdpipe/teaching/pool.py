@@ -1,4 +1,4 @@
-"""Who teaches which shard: Ray actors, or this process. The same worker either way.
+"""Who teaches which shard on Ray: actors, each with the worker that here.py has in this process.
 
 A shard that fails is tried again, by another actor if its own died; see tally.py. Of Ray, only the
 numbers of shards and images travel: rows and images are read, and shards written, by the actors.
@@ -15,10 +15,9 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from kdpipe.errors import DeviceError, KdpipeError, StoreError
 from kdpipe.store.claims import give_back
@@ -37,83 +36,6 @@ _SECONDS_OF_SILENCE = 30.0
 """While no worker runs: then it is said what is waited for."""
 
 log = logging.getLogger(__name__)
-
-
-class Pool(Protocol):
-    """Workers that teach."""
-
-    start_seconds: float
-    """What starting them took, loading of the network apart."""
-
-    def start(self) -> None:
-        """Starts what the workers need; the others call it themselves.
-
-        Raises:
-            DeviceError: this machine has not the GPUs that are asked for.
-            StoreError: Ray does not start, or nobody answers at its address.
-        """
-
-    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
-        """See Worker.measure."""
-
-    def teach(
-        self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
-    ) -> Tally:
-        """Teaches shards.
-
-        Args:
-            info: of the store.
-            shards: to be taught.
-            progress: called with the number of images that were done since, < 0 where a shard
-                begins again.
-        """
-
-    def close(self) -> None:
-        """Stops the workers; they are dead when it returns."""
-
-
-class Here:
-    """This process as the only worker."""
-
-    start_seconds = 0.0
-
-    def __init__(self, assignment: Assignment) -> None:
-        self.worker = Worker(assignment)
-
-    def start(self) -> None:
-        """There is nothing to start."""
-
-    def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
-        """See Worker.measure."""
-        return self.worker.measure(frames)
-
-    def teach(
-        self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
-    ) -> Tally:
-        """Teaches shards one after another.
-
-        Args:
-            info: of the store.
-            shards: to be taught.
-            progress: called with the number of images that were done since, < 0 where a shard
-                begins again.
-        """
-        tally = Tally(queue=deque(shards))
-        while (shard := tally.next()) is not None:
-            images = 0
-            with closing(events(self.worker, shard, info)) as run:
-                for event in run:
-                    if isinstance(event, Step):
-                        images += event.images
-                        progress(event.images)
-                        continue
-                    if isinstance(event, Failed):
-                        progress(-images)
-                    tally.note(event)
-        return tally
-
-    def close(self) -> None:
-        """There is nothing to stop."""
 
 
 class OnRay:
