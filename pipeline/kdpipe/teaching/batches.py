@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from kdpipe.datasets import read_image
-from kdpipe.errors import DataError
+from kdpipe.errors import DataError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from kdpipe.types import Image
 
 T = TypeVar("T")
+
+_GONE = {
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV),
+    *(errno.EMFILE, errno.ENFILE),
+}
+"""What a disk or the system says that says nothing of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +67,15 @@ class BatchReader:
     def read(self, start: int, stop: int, bad: dict[int, str]) -> Iterator[Batch]:
         """Readable images of rows [start, stop) in order, neighbours of one size together.
 
+        Of a batch's images all have a focal length, or none.
+
         Args:
             start: first row.
             stop: row after the last.
             bad: receives the reason why a row's image cannot be read.
+
+        Raises:
+            StoreError: the folder of the images, or its disk, is gone.
         """
         numbers: list[int] = []
         images: list[Image] = []
@@ -71,15 +83,34 @@ class BatchReader:
             try:
                 image = coming.result()
             except (DataError, OSError) as error:
+                self._refuse_gone_disk(error)
                 bad[number] = " ".join(str(error).split())
                 continue
-            if images and (len(images) >= self.size or images[0].shape != image.shape):
+            other = images and (
+                images[0].shape != image.shape
+                or (self.rows[numbers[-1]].fx is None) != (self.rows[number].fx is None)
+            )
+            if other or len(images) >= self.size:
                 yield self._batch(numbers, images)
                 numbers, images = [], []
             numbers.append(number)
             images.append(image)
         if images:
             yield self._batch(numbers, images)
+
+    def _refuse_gone_disk(self, error: Exception) -> None:
+        """A disk that is gone is not an image that is bad: its rows would count as taught."""
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _GONE:
+            raise StoreError(
+                f"{self.rows.root} cannot be read ({cause.strerror}): see to its disk, then run "
+                "the same command again"
+            ) from error
+        if not self.rows.root.is_dir():
+            raise StoreError(
+                f"{self.rows.root}, where {self.rows.name}'s images were, is not there any more: "
+                "mount it, then run the same command again"
+            ) from error
 
     def _decode(self, start: int, stop: int) -> Iterator[tuple[int, Future[Image]]]:
         """In order; never more than two batches in advance."""

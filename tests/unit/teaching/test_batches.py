@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ import pytest
 from tests.toy_teacher import make_photos, photo
 
 from kdpipe.datasets import read_image
+from kdpipe.errors import StoreError
+from kdpipe.rows import make_rows
 from kdpipe.teaching import batches
 from kdpipe.teaching.batches import BatchReader, ahead
 
@@ -43,6 +47,38 @@ def test_an_unreadable_image_is_noted_and_the_rest_goes_on() -> None:
     assert [batch.numbers for batch in read] == [[0, 1, 3]]
     assert list(bad) == [2]
     assert "0002.png" in bad[2]
+
+
+def test_a_folder_that_is_gone_is_no_bad_image() -> None:
+    rows = make_photos(4)
+    Path("photos").rename("unmounted")
+    bad: dict[int, str] = {}
+
+    with pytest.raises(StoreError, match=r"photos, where photos's images were, is not there"):
+        list(BatchReader(rows, 8).read(0, 4, bad))
+
+    assert bad == {}
+
+
+def test_a_failing_disk_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_photos(4)
+
+    def fails(rows: Rows, number: int) -> Image:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(batches, "read_image", fails)
+
+    with pytest.raises(StoreError, match=r"cannot be read \(Input/output error\)"):
+        list(BatchReader(rows, 8).read(0, 4, {}))
+
+
+def test_rows_with_and_without_a_focal_length_come_apart() -> None:
+    rows = make_photos(4)
+    mixed = [replace(row, fx=None if at == 1 else 300.0) for at, row in enumerate(rows[:])]
+
+    read = list(BatchReader(make_rows(rows.card, rows.root, mixed), 8).read(0, 4, {}))
+
+    assert [batch.numbers for batch in read] == [[0], [1], [2, 3]]
 
 
 def test_a_batch_splits_into_its_first_and_last_images() -> None:
