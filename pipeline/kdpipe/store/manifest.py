@@ -21,7 +21,8 @@ def manifest_beside(path: Path) -> Path:
     data, teacher = path.parent.name, path.stem
     if isinstance(path, S3Path) and path == layout.store_path(data, teacher):
         return layout.manifest_path(data, teacher)
-    return path.with_suffix(".json")
+    # A copy called T.bak is another store than T.zarr: it must not share its manifest.
+    return path.with_suffix(".json") if path.suffix == ".zarr" else Path(f"{path}.json")
 
 
 def read_manifest(path: Path) -> dict[str, object] | None:

@@ -91,7 +91,11 @@ class PngFormat:
         return "depth" if self.kind == "mm" else f"gt_kd_{self.family}"
 
     def encode(self, depth: Depth) -> NDArray[np.uint16]:
-        """Turns depth (H, W) [m] into numbers; 0 stays unknown."""
+        """Turns depth (H, W) [m] into numbers; 0 stays unknown, so does what is not positive.
+
+        Cubic resampling of a map beside a steep edge may go below zero.
+        """
+        depth = np.maximum(depth, 0)
         if self.kind == "mm":
             units = np.rint(depth.astype(np.float64) / self.quantum)
             return np.where(units > _LARGEST, 0, units).astype(np.uint16)

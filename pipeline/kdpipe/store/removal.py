@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,14 @@ from kdpipe.store.strangers import strangers
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+
+
+_OURS_ON_S3 = re.compile(
+    r"(?:(?:depth|extent|bins|bins/[a-z]+)/)?zarr\.json"
+    r"|(?:depth|extent|bins/[a-z]+)/c(?:\.\d+)+"
+    r"|ledger/(?:\d+\.json|consolidated\.parquet)"
+)
+"""Names of a store's objects, for one whose own root no longer says them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +156,8 @@ def _find_on_s3(path: S3Path) -> Removable:
         for file in strangers(path, info):
             raise _stranger(path, file)
     else:  # its root is damaged, or its removal was killed
-        ours = {layout.DEPTH, layout.EXTENT, layout.BIN_CODES.partition("/")[0]}
-        ours |= {layout.record_path(path, 0).parent.name, layout.metadata_path(path).name}
         for one in objects:
-            if one.path.relative_to(path).parts[0] not in ours:
+            if not _OURS_ON_S3.fullmatch("/".join(one.path.relative_to(path).parts)):
                 raise _stranger(path, one.path)
     s3_claims.refuse_living(path)
     manifest, said = manifest_beside(path), read_manifest(path) or {}

@@ -17,6 +17,7 @@ from tests.unit.store.conftest import BAD, ROWS, MakeStore, info_of, put, record
 from kdpipe.errors import DataError, StoreError
 from kdpipe.store import open_store
 from kdpipe.store.claims import Claim
+from kdpipe.store.manifest import manifest_beside
 from kdpipe.store.metadata import write_info
 from kdpipe.store.png import PngFormat, export, read_list
 from kdpipe.store.writer import ShardWriter
@@ -181,3 +182,13 @@ def test_a_malformed_list_is_one_line(content: str | None, message: str, tmp_pat
 
     with pytest.raises(DataError, match=message):
         read_list(tmp_path)
+
+
+@pytest.mark.parametrize("how", [KITTI, MM], ids=["kitti", "mm"])
+def test_what_cubic_resampling_takes_below_zero_is_unknown_not_far(how: PngFormat) -> None:
+    assert how.encode(np.array([[-4.0, -0.001]], np.float32)).tolist() == [[0, 0]]
+
+
+def test_a_copy_of_a_store_does_not_share_its_manifest() -> None:
+    assert manifest_beside(Path("stores/nyu/T.zarr")) == Path("stores/nyu/T.json")
+    assert manifest_beside(Path("stores/nyu/T.bak")) == Path("stores/nyu/T.bak.json")

@@ -363,6 +363,16 @@ def test_a_store_is_removed_unless_somebody_writes_it_or_it_holds_a_strangers_fi
         find_removable(STORE)
 
 
+def test_pictures_in_a_folder_called_depth_are_no_damaged_store(store: Server) -> None:
+    write_shard(0)
+    S3Path(layout.metadata_path(STORE)).unlink()
+    assert find_removable(STORE).files > 0
+    s3.replace(S3Path(STORE / "depth/0.png"), b"x")
+
+    with pytest.raises(StoreError, match=r"depth/0\.png, which kdpipe did not write"):
+        find_removable(STORE)
+
+
 def test_a_server_without_conditional_writes_is_refused(
     store: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
