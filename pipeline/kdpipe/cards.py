@@ -369,4 +369,9 @@ def _load(kind: Kind, name: str, manifests: Path | None) -> object:
     card: Any = build(_KINDS[kind], read_yaml(path), str(path))
     if card.name != name:
         raise CardError(f"{path}: name is {card.name!r}, expected {name!r}, as the file is called")
+    if kind != "data" and {"_", "+"} & set(name):
+        raise CardError(
+            f"{path}: the name {name!r} holds '_' or '+', which part the names in a run's: call it "
+            f"{name.replace('_', '-').replace('+', '-')!r}"
+        )
     return card

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
-from kdpipe.datasets.indexed import rows_of
+from kdpipe.datasets.indexed import check_known, rows_of
 from kdpipe.errors import CheckpointError, DataError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.nets.imagenet import IMAGENET, weights_file
@@ -118,6 +118,7 @@ def run(
         KeyboardInterrupt: after the state is saved.
     """
     card = load_teacher_card(teacher, manifests)
+    check_known(data, manifests)
     if checkpoint is not None:
         return _record(card, data, unpacked(checkpoint))
     to_train = train_published or encoder_weights is not None or not is_published(card)

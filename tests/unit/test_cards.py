@@ -98,6 +98,14 @@ def test_a_users_card_wins_over_kdpipes_own(tmp_path: Path) -> None:
     assert "tie-kd" in card_names("methods", tmp_path)
 
 
+def test_a_name_that_would_part_a_runs_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "my_kd.yaml").write_text("name: my_kd\nteacher: false\n")
+
+    with pytest.raises(CardError, match="call it 'my-kd'"):
+        load_method("my_kd", tmp_path)
+
+
 def test_a_card_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "torn.yaml").write_text("name: [torn\n")

@@ -21,11 +21,20 @@ def rows_of(data: str, manifests: Path | None = None) -> Rows:
         UnknownNameError: neither rows nor a card have this name.
         DataError: it was not indexed yet.
     """
+    check_known(data, manifests)
+    return read_rows(rows_path(data))
+
+
+def check_known(data: str, manifests: Path | None = None) -> None:
+    """Refuses a name that is of no data set, indexed or not.
+
+    Raises:
+        UnknownNameError: neither rows nor a card have this name.
+    """
     indexed = {path.stem for path in rows_path("any").parent.glob("*.parquet")}
     known = indexed | set(card_names("data", manifests))
     if data not in known:  # also keeps a name with a slash from leaving the folder
         raise UnknownNameError("manifests/data", data, known)
-    return read_rows(rows_path(data))
 
 
 def rows_with_truth(rows: Rows, split: str) -> list[int]:
