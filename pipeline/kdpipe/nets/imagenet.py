@@ -27,6 +27,7 @@ _OWN: Mapping[str, str] = {
     "resnet101": "resnet101.tv_in1k",
     "resnet152": "resnet152.tv_in1k",
     "resnext50_32x4d": "resnext50_32x4d.tv_in1k",
+    "resnext101_32x8d": "resnext101_32x8d.tv_in1k",
     "densenet121": "densenet121.tv_in1k",
     "densenet161": "densenet161.tv_in1k",
     "densenet169": "densenet169.tv_in1k",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdpipe.errors import CardError, CheckpointError
+from kdpipe.nets.checkpoint import read_state
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 _ANY_SIZE: tuple[dict[str, bool], ...] = (
@@ -100,9 +101,10 @@ class TimmPyramid(nn.Module):
         Raises:
             CheckpointError: unreadable, or another network's.
         """
+        state = read_state(path)  # timm's own reader may run code, and raises what it likes
         try:
-            made = _create(self._name, self._stride, pretrained_cfg_overlay={"file": str(path)})
-        except CardError as error:
+            made = _create(self._name, self._stride, pretrained_cfg_overlay={"state_dict": state})
+        except (CardError, KeyError) as error:
             raise CheckpointError(
                 f"{path} holds no weights that timm could read into {self._name}: {error}"
             ) from error
