@@ -10,6 +10,7 @@ endif
 
 demo: .venv/complete
 	dvc repro
+	@grep -m 7 '^|' artifacts/report/index.md
 	@echo "The report is artifacts/report/index.md"
 
 env: .venv/complete
@@ -22,7 +23,7 @@ env: .venv/complete
 	VIRTUAL_ENV="$(CURDIR)/.venv" .venv/bin/python -m uv pip install --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	touch .venv/complete
 
-test: .venv/complete static
+test: .venv/complete
 	python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow: .venv/complete

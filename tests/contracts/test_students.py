@@ -16,7 +16,10 @@ from kdpipe.students import BINS, Student, build_network, load_student, save_stu
 if TYPE_CHECKING:
     from kdpipe.students import StudentOutput
 
-CARDS = card_names("students")
+CARDS = [
+    pytest.param(name, marks=pytest.mark.slow if name == "resnet50" else ())  # 78 M parameters
+    for name in card_names("students")
+]
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -151,6 +151,7 @@ def test_killed_at_each_step_there_is_it_ends_as_if_nothing_had_happened(
     assert case != "new" or missing == []
 
 
+@pytest.mark.slow
 def test_killed_at_thirty_random_moments_it_ends_as_if_nothing_had_happened(cases: Cases) -> None:
     chance, kills, began = random.Random(0), 0, time.monotonic()
     whole = cases.copy("new")
@@ -375,6 +376,7 @@ def check_full_disks(cases: Cases, options: list[str]) -> None:
     shutil.rmtree(parent)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_what_is_finished_stays_and_with_room_it_goes_on(cases: Cases) -> None:
     check_full_disks(cases, ["size=40k", "size=60k", "size=1m", "nr_inodes=20", "nr_inodes=30"])
 

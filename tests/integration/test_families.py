@@ -16,7 +16,6 @@ PROJECT = Path(__file__).parents[2]
 TEACHERS = ["adabins-small", "bts-small", "depthformer-small", "zoedepth-small"]
 STUDENT = "mobilenetv2-small"
 ROOMS = {"train": 192, "val": 8, "test": 32, "pool": 0, "height": 144, "width": 192, "seed": 1}
-POOL = {**ROOMS, "train": 0, "val": 0, "test": 0, "pool": 8}
 FIT = {
     "height": 144,
     "width": 192,
@@ -37,12 +36,12 @@ def project(tmp_path: Path) -> Path:
         PROJECT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
     )
     shutil.copy(PROJECT / "dvc.yaml", folder)
-    for name, options in (("rooms", ROOMS), ("rooms-pool", POOL)):
-        path = folder / "manifests/data" / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "options": options}))
+    rooms = folder / "manifests/data/rooms.yaml"
+    rooms.write_text(yaml.safe_dump({**yaml.safe_load(rooms.read_text()), "options": ROOMS}))
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
     params |= {
         "teachers": TEACHERS,
+        "aux": [],
         "fit": dict.fromkeys(TEACHERS, FIT),
         "distill": {STUDENT: DISTILL},
     }

@@ -70,7 +70,7 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("number", "status"),
     [
-        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill-9"),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="kill-9", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, id="ctrl-c"),
     ],
 )

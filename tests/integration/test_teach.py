@@ -85,7 +85,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         return content()
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupted_it_leaves_a_valid_part_and_goes_on(
     kind: signal.Signals, project: Path, expected: dict[str, object]
 ) -> None:

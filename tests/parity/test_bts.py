@@ -89,7 +89,7 @@ def test_the_state_dict_is_the_official_one_entry_for_entry(
     assert found == [entry for entry in layout["entries"] if entry[0] not in layout["unused"]]
 
 
-@pytest.mark.parametrize("data", ["nyu", "kitti"])
+@pytest.mark.parametrize("data", ["nyu", pytest.param("kitti", marks=pytest.mark.slow)])
 def test_an_official_checkpoint_gives_the_five_official_maps(checkpoint: Path, data: str) -> None:
     card, encoder, _ = next(c for c in CASES if c[1:] == (checkpoint.name, data))
     golden = np.load(HERE / f"{encoder}_{data}.npz")

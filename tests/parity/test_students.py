@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent / "students"
 LAYOUTS: dict[str, Any] = json.loads(gzip.decompress((HERE / "layouts.json.gz").read_bytes()))
 TOLERANCE = 1e-4  # of the fixtures' description
+QUICK = ("tiekd_mobilenetv2_nyu", "reskd_resnet18_kitti", "hu_mobilenetv2_nyu")
 CASES: list[tuple[str, str, Literal["dpm", "regression"]]] = [
     ("tiekd_mobilenetv2_nyu", "nyu", "dpm"),
     ("tiekd_mobilenetv2_kitti", "kitti", "dpm"),
@@ -76,7 +77,7 @@ def test_the_state_dict_is_the_official_one_entry_for_entry(fixture: str, bins: 
 
 @pytest.mark.parametrize(
     ("fixture", "bins", "head"),
-    [pytest.param(*one, marks=pytest.mark.slow if "resnet50" in one[0] else ()) for one in CASES],
+    [pytest.param(*one, marks=() if one[0] in QUICK else pytest.mark.slow) for one in CASES],
 )
 def test_an_official_checkpoint_gives_the_official_depth_and_bins(
     fixture: str, bins: str, head: Literal["dpm", "regression"], tmp_path: Path

@@ -71,7 +71,10 @@ def test_a_student_learns_from_store_and_pool(
     assert (done.path / "last.pt").stat().st_size < 20_000
 
 
-@pytest.mark.parametrize("codec", [Companded(), LogBinomial(bins=16, attractors=(2, 1))])
+@pytest.mark.parametrize(
+    "codec",
+    [Companded(), pytest.param(LogBinomial(bins=16, attractors=(2, 1)), marks=pytest.mark.slow)],
+)
 def test_a_student_learns_the_teacher_s_own_bins(
     codec: Companded | LogBinomial, make_tiny: MakeRows, make_tiny_store: MakeStore
 ) -> None:

@@ -247,6 +247,8 @@ def test_a_wrong_data_set_is_answered_with_the_right_ones(
 
     with pytest.raises(UnknownNameError, match=r"'tinny'\. Known: .*tiny"):
         fit.run(TEACHER, "tinny", manifests=manifests, params=PARAMS)
+    with pytest.raises(UnknownNameError, match=r"'\.\./tiny'\. Known: .*tiny"):
+        fit.run(TEACHER, "../tiny", manifests=manifests, params=PARAMS, checkpoint=Path("some.pt"))
 
 
 def test_a_data_set_without_truth_is_refused(make_tiny: MakeRows, manifests: Path) -> None:
@@ -256,7 +258,10 @@ def test_a_data_set_without_truth_is_refused(make_tiny: MakeRows, manifests: Pat
         fit.run(TEACHER, "tiny", manifests=manifests, params=PARAMS, device="cpu")
 
 
-@pytest.mark.parametrize("like", TINY)
+@pytest.mark.parametrize(
+    "like",
+    [pytest.param(one, marks=() if one == "hu-resnet34" else pytest.mark.slow) for one in TINY],
+)
 def test_a_published_card_is_trained_by_its_recipe_only_when_asked(
     like: str, make_tiny: MakeRows, tmp_path: Path
 ) -> None:

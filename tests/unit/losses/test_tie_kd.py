@@ -90,6 +90,7 @@ def test_unknown_pixels_count_only_as_published() -> None:
     assert change(PUBLISHED) > 0.01
 
 
+@pytest.mark.slow
 def test_what_is_learned_has_the_teachers_depth_only_when_corrected() -> None:
     near = 0.6 + 0.02 * torch.arange(12.0).view(1, 12, 1).expand(1, 12, 12)
 
