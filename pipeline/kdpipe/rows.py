@@ -269,5 +269,6 @@ def read_rows(path: Path) -> Rows:
     except FileNotFoundError as error:
         name = path.stem
         raise DataError(f"{path} is missing: run `kdpipe index --data {name}` first") from error
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise DataError(f"{path} is not a rows file of kdpipe ({error}); index again") from error
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:  # OSError: a torn footer
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not a rows file of kdpipe ({reason}); index again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -68,6 +69,17 @@ def test_the_digest_follows_identity_and_not_the_clock() -> None:
     assert rows.digest(0, 2) == touched.digest(0, 2)
     assert rows.digest(0, 2) not in (edited.digest(0, 2), swapped.digest(0, 2))
     assert rows.digest(1, 2) == edited.digest(1, 2)
+
+
+def test_a_torn_footer_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "toy.parquet"
+    write_rows(path, make_rows(CARD, Path(), [row(0)]))
+    whole = path.read_bytes()
+
+    for at in range(len(whole) - 400, len(whole) - 8, 5):
+        path.write_bytes(whole[:at] + bytes(5) + whole[at + 5 :])
+        with contextlib.suppress(DataError):  # some bytes are without effect, none a traceback
+            read_rows(path)
 
 
 def test_a_missing_or_wrong_file_is_said(tmp_path: Path) -> None:

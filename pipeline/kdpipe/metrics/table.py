@@ -76,7 +76,7 @@ def read_table(path: Path) -> list[ImageErrors]:
     try:
         lines = pq.read_table(path).to_pylist()
         return [_line(dict(one)) for one in lines]
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+    except (OSError, pa.ArrowInvalid, KeyError) as error:  # OSError: missing, or a torn footer
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is no table of errors ({reason}): run `kdpipe evaluate`") from (
             error
