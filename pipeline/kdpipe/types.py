@@ -1,4 +1,4 @@
-"""The arrays of the house: each one's shape and unit, said once."""
+"""The arrays that kdpipe passes on: each one's shape and unit, said once."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from kdpipe.metrics.protocols import resize_nearest
 
 HERE = Path(__file__).parent / "metrics"
 GOLDEN: dict[str, dict[str, list[float]]] = json.loads((HERE / "golden.json").read_text())
-RELATIVE = 1e-4  # parity/README: metrics
+RELATIVE = 1e-4  # of the fixtures' description
 NAMES = {
     "a1": "delta1",
     "a2": "delta2",
