@@ -35,7 +35,7 @@ class Draw:
         white to 147.
         """
         gain = torch.tensor(self.gain, dtype=image.dtype)[:, None, None]
-        return (image**self.gamma * gain).clamp_(0, 1)
+        return (image**self.gamma).mul_(gain).clamp_(0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

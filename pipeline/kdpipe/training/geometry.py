@@ -128,7 +128,7 @@ class Transform:
             float32 (3, h, w) in [0, 1].
         """
         pixels = torch.from_numpy(np.array(image, order="C"))
-        return (self._moved(pixels) / 255).clamp_(0, 1).permute(2, 0, 1).contiguous()
+        return self._moved(pixels).div_(255).clamp_(0, 1).permute(2, 0, 1).contiguous()
 
     def channels(self, values: torch.Tensor) -> torch.Tensor:
         """Moves smooth values (C, H, W) -> float32 (C, h, w), as `image` does."""
@@ -142,7 +142,8 @@ class Transform:
         rows = taps(y[:, 0], self.frame[0], abs(self.matrix[1, 1]))
         columns = taps(x[0], self.frame[1], abs(self.matrix[0, 0]))
         moved = gather(gather(values, rows, 0), columns, 1)
-        return moved * torch.from_numpy(self.inside())[..., None]
+        inside = self.inside()
+        return moved if inside.all() else moved * torch.from_numpy(inside)[..., None]
 
     def _turned(self, values: torch.Tensor) -> torch.Tensor:
         # Shrink along the frame's axes first, then turn at about one pixel a pixel.
@@ -190,11 +191,20 @@ class Transform:
         Returns:
             (h, w) [m]; 0 where the interpolation touches an unknown pixel, or outside the frame.
         """
-        cells, weights = self._cells(native.shape)
-        corners = native.reshape(-1)[cells]
-        unknown = ((corners <= 0) & (weights > 0)).any(axis=0) | ~self.inside()
-        depth = (corners * weights).sum(axis=0) / self.depth_divisor
-        return np.where(unknown, 0, depth).astype(np.float32)
+        x, y = self.positions()
+        left, right_share = between(x - 0.5, self.frame[1], native.shape[1])
+        top, below_share = between(y - 0.5, self.frame[0], native.shape[0])
+        right = np.minimum(left + 1, native.shape[1] - 1)
+        below = np.minimum(top + 1, native.shape[0] - 1)
+        depth, unknown = np.zeros(self.size), ~self.inside()
+        has_holes = bool((native <= 0).any())
+        for row, row_share in ((top, 1 - below_share), (below, below_share)):
+            for column, column_share in ((left, 1 - right_share), (right, right_share)):
+                corner, weight = native[row, column], row_share * column_share
+                depth += corner * weight
+                if has_holes:
+                    unknown |= (corner <= 0) & (weight > 0)
+        return np.where(unknown, 0, depth / self.depth_divisor).astype(np.float32)
 
     def native_places(self, native: tuple[int, int], rule: str) -> Matrix:
         """Where the output's pixels lie on a teacher's native map.
@@ -226,24 +236,3 @@ class Transform:
         cx, cy, _ = inverse @ [intrinsics.cx + 0.5, intrinsics.cy + 0.5, 1]
         x, y = np.linalg.norm(self.matrix[:, :2], axis=0) * self.depth_divisor
         return Intrinsics(intrinsics.fx / x, intrinsics.fy / y, cx - 0.5, cy - 0.5)
-
-    def _cells(self, native: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Flat indices and weights (4, h, w) of the native cells about each output pixel."""
-        x, y = self.positions()
-        column, right = between(x - 0.5, self.frame[1], native[1])
-        row, down = between(y - 0.5, self.frame[0], native[0])
-        next_column = np.minimum(column + 1, native[1] - 1)
-        next_row = np.minimum(row + 1, native[0] - 1)
-        shape = (4, *self.size)
-        cells = np.empty(shape, np.intp)
-        weights = np.empty(shape)
-        corners = (
-            (row, column, (1 - down) * (1 - right)),
-            (row, next_column, (1 - down) * right),
-            (next_row, column, down * (1 - right)),
-            (next_row, next_column, down * right),
-        )
-        for i, (r, c, weight) in enumerate(corners):
-            cells[i] = r * native[1] + c
-            weights[i] = weight
-        return cells, weights

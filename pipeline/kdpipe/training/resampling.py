@@ -39,8 +39,8 @@ def taps(
     """
     width = max(1.0, step)
     middle = np.clip(centres, 0.5, length - 0.5)[None, :]
-    first = np.ceil(middle - width - 0.5).astype(np.intp)
-    pixel = first + np.arange(math.floor(2 * width) + 1)[:, None]
+    first = np.floor(middle - width + 0.5).astype(np.intp)
+    pixel = first + np.arange(math.ceil(2 * width))[:, None]
     offset = pixel + 0.5 - middle
     triangle = np.maximum(0, 1 - np.abs(offset) / width) * ((pixel >= 0) & (pixel < length))
     triangle /= triangle.sum(axis=0)
@@ -49,7 +49,9 @@ def taps(
     safe = np.where(spread > 1e-6, spread, 1)
     tilt = np.where(spread > 1e-6, mean / safe, 0)
     weights = (triangle * (1 - tilt * (offset - mean))).astype(np.float32)
-    return torch.from_numpy(np.clip(pixel, 0, length - 1)), torch.from_numpy(weights)
+    used = weights.any(axis=1)  # one tap in all where pixels are taken as they are
+    pixel, weights = np.clip(pixel[used], 0, length - 1), weights[used]
+    return torch.from_numpy(pixel), torch.from_numpy(weights)
 
 
 def extended(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -66,7 +68,9 @@ def gather(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: i
     shape = [1] * values.ndim
     shape[dim] = -1
     pixels, weights = taps
-    total = values.index_select(dim, pixels[0]).float() * weights[0].view(shape)
+    total = values.index_select(dim, pixels[0]).float()
+    if not bool((weights[0] == 1).all()):
+        total.mul_(weights[0].view(shape))
     for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
         total.addcmul_(values.index_select(dim, pixel).float(), weight.view(shape))
     return total
