@@ -45,6 +45,10 @@ class LostClaimError(ClaimError):
     """This process held a shard's claim, and slept or was stopped for longer than its lease."""
 
 
+class KeptShardError(StoreError):
+    """A finished shard was to be taught again, and stays: the new one would hold less."""
+
+
 class TrainingError(KdpipeError):
     """A training cannot start as asked, or its loss is no longer a number."""
 

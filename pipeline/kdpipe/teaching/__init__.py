@@ -145,7 +145,7 @@ def run(
     try:
         if info is None:
             seen = pool.measure(frame_sizes(rows))
-            info = plans.create(path, subject.identity(seen.rule), length, seen)
+            info = plans.draft(subject.identity(seen.rule), length, seen)
         plan = plans.make_plan(
             path,
             info,
@@ -157,6 +157,9 @@ def run(
         if plan.missing:
             plans.check_space(path, plan)
             pool.start()
+        # Only now: what is refused above leaves the store as it was.
+        info = plans.establish(path, info)
+        if plan.missing:
             manifest.unlink(missing_ok=True)
             began = time.perf_counter()
             with Progress(f"{card.name} over {data}", plan.images) as bar:
@@ -165,9 +168,9 @@ def run(
     finally:
         pool.close()
         tidy(path, assignment.run)
+    complete = _finish(path, manifest, info, len(rows))
     if tally is not None:
         raise_what_failed(tally, len(plan.missing))
-    complete = _finish(path, manifest, info, len(rows))
     return Done(
         path=path,
         manifest=manifest if complete else None,

@@ -195,7 +195,8 @@ def _open(
         identities.compare(path, found.identity, identity)
         return found
     native = (max(row.height for row in rows), max(row.width for row in rows))
-    return plans.create(path, identity, len(rows), Measure(native=native, bins=None, rule=BILINEAR))
+    seen = Measure(native=native, bins=None, rule=BILINEAR)
+    return plans.establish(path, plans.draft(identity, len(rows), seen))
 
 
 def _digest(rows: Rows, files: Mapping[int, Path]) -> str:

@@ -93,29 +93,40 @@ class Subject:
         )
 
 
-def create(path: Path, identity: identities.Identity, length: int, seen: Measure) -> StoreInfo:
-    """Makes an empty store of so many rows, its shapes as measured.
+def draft(identity: identities.Identity, length: int, seen: Measure) -> StoreInfo:
+    """A store of so many rows that is not made yet, its shapes as measured."""
+    codecs = cast("Mapping[str, object]", identity["codecs"])
+    bins: int | LogBinomial | None = None
+    if "bins" in codecs:
+        codec = codec_of(cast("Mapping[str, object]", codecs["bins"]), "bins")
+        bins = codec if isinstance(codec, LogBinomial) else seen.bins
+    return StoreInfo(identity=identity, rows=length, arrays=formats(seen.native, bins))
+
+
+def establish(path: Path, info: StoreInfo) -> StoreInfo:
+    """Makes a store, or gives the one that is there its new length; the last step of a plan.
+
+    Returns:
+        The attributes of the store that is there now: another process may have made it longer.
 
     Raises:
         StaleStoreError: another process made it just now, of another identity.
         StoreError: the disk refuses.
     """
-    codecs = cast("Mapping[str, object]", identity["codecs"])
-    bins: int | LogBinomial | None = None
-    if "bins" in codecs:
-        codec = codec_of(cast("Mapping[str, object]", codecs["bins"]), str(path))
-        bins = codec if isinstance(codec, LogBinomial) else seen.bins
-    info = StoreInfo(identity=identity, rows=length, arrays=formats(seen.native, bins))
     with disk_errors(path):
-        there = create_info(path, info)
-    identities.compare(path, there.identity, identity)
+        is_there = layout.metadata_path(path).exists()
+        there = read_info(path) if is_there else create_info(path, info)
+        identities.compare(path, there.identity, info.identity)
+        if there.rows < info.rows:
+            there = replace(there, rows=info.rows)
+            write_info(path, there)
     return there
 
 
 def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None:
     """The store that is there, if this command may add to it; None where there is none.
 
-    A data set that grew gives it a new length.
+    A data set that grew gives it a new length, which `establish` writes.
 
     Args:
         path: of the store.
@@ -124,7 +135,7 @@ def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None
 
     Raises:
         StaleStoreError: another teacher, other weights, a codec, or other rows wrote it.
-        StoreError: what is there is no store of this format, or the disk refuses.
+        StoreError: what is there is no store of this format.
     """
     if not layout.metadata_path(path).exists():
         return None
@@ -136,11 +147,7 @@ def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None
             f"{path}: it was made for {info.rows} rows, the data set has {len(subject.rows)} now: "
             "index all of it, or remove the store and its manifest and teach again"
         )
-    if length > info.rows:
-        info = replace(info, rows=length)
-        with disk_errors(path):
-            write_info(path, info)
-    return info
+    return replace(info, rows=max(length, info.rows))
 
 
 def make_plan(
@@ -181,19 +188,17 @@ def make_plan(
         if line is not None and not (is_whole(line, info, stamps) and _has_rows(line, rows)):
             line = None  # its record says what is wrong
         if line is None and shard in done:
-            record = find_finished(path, shard, info, rows, retry_bad=retry_bad)
+            record = find_finished(path, shard, info, rows)
             line = record.line if record else None
-        if line is None or _is_again(line, info, retry_bad):
+        if line is None or is_again(line, info, retry_bad):
             missing.append(shard)
         else:
             kept.append(line)
     return Plan(info=info, missing=tuple(missing), kept=tuple(kept))
 
 
-def find_finished(
-    path: Path, shard: int, info: StoreInfo, rows: Rows, *, retry_bad: bool = False
-) -> Record | None:
-    """The record of a shard; None where the shard is to be taught, for the first time or again.
+def find_finished(path: Path, shard: int, info: StoreInfo, rows: Rows) -> Record | None:
+    """The record of a shard whose files are there; None where there is none that could stay.
 
     Raises:
         StaleStoreError: its rows were reordered or edited.
@@ -203,7 +208,12 @@ def find_finished(
     if record is None or not _is_whole(path, record, info):
         return None
     check_rows(path, record, rows)
-    return None if _is_again(record, info, retry_bad) else record
+    return record
+
+
+def is_again(one: Line | Record, info: StoreInfo, retry_bad: bool) -> bool:
+    """Whether a finished shard is taught again: it is a tail that grew, or has bad images."""
+    return one.stop < info.rows_of(one.shard)[1] or (retry_bad and bool(one.bad))
 
 
 def check_rows(path: Path, record: Record, rows: Rows) -> None:
@@ -244,10 +254,12 @@ def check_space(path: Path, plan: Plan) -> None:
     taught = sum(one.bytes for one in plan.kept)
     guess = sum(one.raw_bytes / _GUESSED_PACKING[one.packing] for one in plan.info.arrays)
     row = taught / images if images else guess
-    needed, where = int(row * plan.images), path.parent
+    needed, where = int(row * plan.images), path.absolute().parent
     if isinstance(path, S3Path):  # a shard grows here before it is put there
         needed, where = int(row * plan.info.shard_rows), Path(tempfile.gettempdir())
         check_conditions(path)
+    while not where.exists():
+        where = where.parent
     free = shutil.disk_usage(where).free
     if needed > free:
         raise StoreError(
@@ -283,11 +295,6 @@ def _is_whole(path: Path, record: Record, info: StoreInfo) -> bool:
         log.warning("%s: shard %d is taught again: %s", path, record.shard, error)
         return False
     return True
-
-
-def _is_again(one: Line | Record, info: StoreInfo, retry_bad: bool) -> bool:
-    """Whether a finished shard is taught again: it is a tail that grew, or has bad images."""
-    return one.stop < info.rows_of(one.shard)[1] or (retry_bad and bool(one.bad))
 
 
 def _has_rows(one: Line | Record, rows: Rows) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from kdpipe.errors import ClaimError, KdpipeError, LostClaimError, StoreError
+from kdpipe.errors import ClaimError, KdpipeError, KeptShardError, LostClaimError, StoreError
 from kdpipe.teaching.worker import Step, Taught, Worker
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class Failed:
 
     is_lost: bool = False
     """This process had the claim, and slept through its lease."""
+
+    is_kept: bool = False
+    """What was there stays; trying again would end alike, other shards may do better."""
 
     is_final: bool = False
     """Trying again, or another shard, would fail alike: full disk, unreadable weights."""
@@ -100,7 +103,7 @@ class Tally:
                 log.warning("%s", event.message)
             self._held[event.shard] = time.monotonic()
             self.queue.append(event.shard)
-        elif event.is_held:
+        elif event.is_held or event.is_kept:
             self.failed[event.shard] = event
         else:
             self._attempts[event.shard] += 1
@@ -122,6 +125,8 @@ def events(worker: Worker, shard: int, info: StoreInfo) -> Generator[Event, None
     except ClaimError as error:
         lost = isinstance(error, LostClaimError)
         yield Failed(shard=shard, message=str(error), is_held=True, is_lost=lost)
+    except KeptShardError as error:
+        yield Failed(shard=shard, message=str(error), is_kept=True)
     except KdpipeError as error:
         yield Failed(shard=shard, message=str(error), is_final=True)
     except Exception as error:

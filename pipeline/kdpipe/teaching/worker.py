@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdpipe.errors import DataError, DeviceError, StaleStoreError
+from kdpipe.errors import DataError, DeviceError, KeptShardError, StaleStoreError
 from kdpipe.rows import Rows, read_rows
+from kdpipe.store import layout
 from kdpipe.store.claims import Claim
 from kdpipe.store.ledger import Record
 from kdpipe.store.writer import open_writer
 from kdpipe.teaching.batches import Batch, BatchReader, ahead
 from kdpipe.teaching.encoding import Encoder
-from kdpipe.teaching.plan import find_finished
+from kdpipe.teaching.plan import find_finished, is_again
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
@@ -189,22 +190,26 @@ class Worker:
 
         Raises:
             ClaimError: another process holds the shard, or took it over.
-            StoreError: the disk is full, a map larger than the store's.
+            ChangedImageError: an image was replaced since it was indexed.
+            KeptShardError: images that the shard has depth of cannot be read now.
+            StoreError: the disk is full.
             StaleStoreError: the teacher's rule is not the store's.
         """
         store, retry_bad = self.assignment.store, self.assignment.retry_bad
         claim = Claim.take(store, shard, self.assignment.run)
         try:
-            there = find_finished(store, shard, info, self.rows, retry_bad=retry_bad)
-            if there is None:
-                yield from self._teach(claim, info)
+            there = find_finished(store, shard, info, self.rows)
+            if there is None or is_again(there, info, retry_bad):
+                yield from self._teach(claim, info, there)
             else:
                 yield Step(images=there.stop - there.start)
                 yield _taught(there, is_new=False)
         finally:
             claim.release()
 
-    def _teach(self, claim: Claim, info: StoreInfo) -> Generator[Step | Taught, None, None]:
+    def _teach(
+        self, claim: Claim, info: StoreInfo, before: Record | None
+    ) -> Generator[Step | Taught, None, None]:
         start, stop = info.rows_of(claim.shard)
         began, this = time.perf_counter(), _Pass()
         # One thread encodes and writes a batch while the next one is looked at; it never lags by
@@ -213,6 +218,7 @@ class Worker:
             encoder = Encoder(info, writer)
             pending: Future[None] | None = None
             for batch, out in self._looked_at(start, stop, info, this):
+                _refuse_loss(claim, before, this.bad)
                 claim.hold()
                 if pending is not None:
                     pending.result()
@@ -221,6 +227,7 @@ class Worker:
                 yield Step(images=len(rows))
             if pending is not None:
                 pending.result()
+            _refuse_loss(claim, before, this.bad)
             for number in sorted(this.bad):
                 encoder.put_bad(number, self.rows[number])
             yield Step(images=len(this.bad))
@@ -310,6 +317,14 @@ class Worker:
                 f"{self.assignment.store}: rule is {info.rule!r} in the store, expected "
                 f"{out.rule!r}: remove the store and teach again"
             )
+        shape, largest = tuple(out.depth.shape[1:]), info.array(layout.DEPTH).shape
+        if any(own > most for own, most in zip(shape, largest, strict=True)):
+            reason = (
+                f"its map of {shape} is larger than the store's, of {largest}: the data set grew "
+                "by larger images; remove the store and teach again to have them too"
+            )
+            this.bad.update(dict.fromkeys(batch.numbers, reason))
+            return None
         return out
 
     def _environment(self, seconds: float, forward_seconds: float) -> dict[str, object]:
@@ -345,6 +360,24 @@ def _taught(
         seconds=seconds,
         forward_seconds=forward_seconds,
     )
+
+
+def _refuse_loss(claim: Claim, before: Record | None, bad: Mapping[int, str]) -> None:
+    """Keeps a shard that has depth of rows which have none now: their disk may be half gone.
+
+    Raises:
+        KeptShardError: it has.
+    """
+    if before is None:
+        return
+    had = [n for n in tuple(bad) if n < before.stop and str(n) not in before.bad]
+    if had:
+        first, more = min(had), f" and {len(had) - 1} more" if len(had) > 1 else ""
+        raise KeptShardError(
+            f"shard {claim.shard} of {claim.store} stays as it was: it has depth of "
+            f"{before.ids[first - before.start]!r}{more}, which now gives none ({bad[first]}): "
+            "bring the images back, then run the same command again"
+        )
 
 
 def _wait_for(teacher: Teacher) -> None:

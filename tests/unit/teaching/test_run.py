@@ -363,6 +363,7 @@ def test_too_little_space_is_seen_before(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(StoreError, match="make room"):
         teach()
+    assert not STORE.exists()
 
 
 def test_the_summary_adds_up() -> None:

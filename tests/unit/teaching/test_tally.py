@@ -71,6 +71,16 @@ def test_a_shard_is_finished_once_it_was_taught_and_not_before() -> None:
     assert tally.has(0)
 
 
+def test_a_shard_that_stays_as_it_was_is_tried_once_and_the_others_go_on() -> None:
+    tally = Tally(queue=deque([0, 1, 2]))
+
+    tried = drain(tally, {1: Failed(shard=1, message="stays", is_kept=True)})
+
+    assert tried == [0, 1, 2]
+    with pytest.raises(StoreError, match=r"^1 shard not taught: stays \(2 of 3"):
+        raise_what_failed(tally, 3)
+
+
 def test_a_full_disk_ends_the_run() -> None:
     tally = Tally(queue=deque([0, 1, 2]))
 
