@@ -14,7 +14,8 @@ from kdpipe.errors import StoreError, TrainingError
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.consolidated import read_lines
-from kdpipe.students import build_network, save_student
+from kdpipe.store.stale import check_weights
+from kdpipe.students import CARD_FILE, MODEL_FILE, build_network, save_student
 from kdpipe.training.augment import Augment, augment_of
 from kdpipe.training.loop import (
     METRICS,
@@ -26,6 +27,7 @@ from kdpipe.training.loop import (
     train,
 )
 from kdpipe.training.methods import check_bins, check_inputs, loss_of, reads_bins
+from kdpipe.training.mixes import Mix, mix_of
 from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
 from kdpipe.training.validation import Validation
@@ -63,6 +65,8 @@ def run(
     *,
     teacher: str | None = None,
     aux: Sequence[str] = (),
+    mix: str | None = None,
+    ratio: float | None = None,
     method: str = "none",
     seed: int = 0,
     manifests: Path | None = None,
@@ -79,6 +83,8 @@ def run(
         data: an indexed data set, taught by `teacher` if the method reads one.
         teacher: a card's name; what is read is its stores.
         aux: further data sets, indexed and taught, whose truth is not read.
+        mix: one of training.mixes.MIXES; None: `data`, with `aux` where that is given.
+        ratio: share of `aux` in a batch; None: as large as it is.
         method: a card.
         seed: of weights, order and augmentation.
         manifests: folder of the cards.
@@ -96,8 +102,10 @@ def run(
         TrainingError: the method cannot use what is given, or the loss is no longer a number.
         KeyboardInterrupt: after the state is saved.
     """
+    _refuse_twins(data, aux)
     card, how = load_student_card(student, manifests), load_method(method, manifests)
-    check_inputs(how, teacher, tuple(aux))
+    check_inputs(how, teacher)
+    mixed = mix_of(mix, ratio, tuple(aux), how)
     settings = (params or load_params()).distill_of(student)
     rows = [rows_of(name, manifests) for name in (data, *aux)]
     stores = [_open(one.name, teacher, manifests) for one in rows] if teacher is not None else []
@@ -105,6 +113,8 @@ def run(
     name = layout.Run(
         data=data,
         aux=tuple(aux),
+        mix=mixed.tag,
+        ratio=ratio,
         teacher=teacher or "none",
         student=student,
         method=method,
@@ -115,8 +125,8 @@ def run(
         folder=layout.student_dir(name),
         recipe=card.fit,
         params=settings,
-        outputs=("model.pt", "card.json", METRICS),
-        identity=_identity(card, how, settings, rows, stores, seed),
+        outputs=(MODEL_FILE, CARD_FILE, METRICS),
+        identity={**_identity(card, how, settings, rows, stores, seed), **mixed.identity},
         seed=seed,
         device=pick_device(device),
         workers=workers,
@@ -133,8 +143,18 @@ def run(
             metrics=done.points[-1].validation,
         )
     augment = augment_of(settings, rotation=card.fit.rotation, method=how)
-    parts = _parts(rows, stores, augment, how, on_missing)
-    return _train(name, card, how, rows[0], parts, plan)
+    parts = _parts(rows, stores, augment, how, mixed, on_missing)
+    return _train(name, card, how, rows[0], Stream(parts, seed=seed, ratio=ratio), plan)
+
+
+def _refuse_twins(data: str, aux: Sequence[str]) -> None:
+    names = [data, *aux]
+    for name in aux:
+        if names.count(name) > 1:
+            raise TrainingError(
+                f"{name} is named {names.count(name)} times among {', '.join(names)}, and would be "
+                "learned from as often: name each data set once"
+            )
 
 
 def _train(
@@ -142,7 +162,7 @@ def _train(
     card: StudentCard,
     method: MethodCard,
     rows: Rows,
-    parts: list[DistillDataset],
+    stream: Stream,
     plan: Plan,
 ) -> Distilled:
     size = (plan.params.height, plan.params.width)
@@ -152,7 +172,7 @@ def _train(
     seed_everything(plan.seed)
     network = build_network(card, bins_domain=domain, encoder_weights=plan.params.encoder_weights)
     if card.fit.start_at_data:
-        start_at_data(network, parts[0], card.name)
+        start_at_data(network, stream.parts[0], card.name)
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
         return losses(network(batch["image"]), batch)
@@ -160,13 +180,13 @@ def _train(
     def validate(network: nn.Module, _step: int) -> Mapping[str, float]:
         return validation(network)
 
-    trained = train(network, Stream(parts, seed=plan.seed), loss, validate, plan)
+    trained = train(network, stream, loss, validate, plan)
     save_student(plan.folder, network, card, domain, size)
     summary = {
         "parameters": _used_parameters(network),
-        "labelled_images": len(parts[0]),
-        "aux_images": sum(len(part) for part in parts[1:]),
-        "left_out": sum(len(part.left_out) for part in parts),
+        "labelled_images": sum(len(part) for part in stream.parts if part.rows is rows),
+        "aux_images": sum(len(part) for part in stream.parts if part.rows is not rows),
+        "left_out": sum(len(part.left_out) for part in stream.parts),
     }
     finish(plan, trained, summary)
     points = trained.progress.points
@@ -185,34 +205,40 @@ def _parts(
     stores: Sequence[Store],
     augment: Augment,
     method: MethodCard,
+    mix: Mix,
     on_missing: OnMissing,
 ) -> list[DistillDataset]:
-    """The labelled data set first, then those whose truth is not read."""
+    """The labelled data set first, if it is in the mix, then the others."""
     parts = []
     for place, one in enumerate(rows):
+        if place == 0 and not mix.reads_labelled:
+            continue
         part = DistillDataset(
             one,
             stores=[stores[place]] if stores else [],
             transform=augment,
-            with_truth=place == 0 and bool(method.truth),
+            with_truth=(place == 0 or mix.reads_more_truth) and bool(method.truth),
             with_bins=reads_bins(method),
         )
         _say_coverage(part, on_missing)
+        if part.with_truth and not any(one[n].truth for n in part.numbers):
+            raise TrainingError(
+                f"{one.name} has no measured depth in its train split and method {method.name} "
+                "learns from it: choose a method that learns from a teacher only"
+                + (", or --mix x+u" if place else "")
+            )
         parts.append(part)
-    if parts[0].with_truth and not any(parts[0].rows[n].truth for n in parts[0].numbers):
-        raise TrainingError(
-            f"{rows[0].name} has no measured depth in its train split and method {method.name} "
-            "learns from it: choose a method that learns from a teacher only"
-        )
     return parts
 
 
 def _say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
-    if not part.left_out:
+    if part.store is None:
         return
     total = len(part) + len(part.left_out)
+    if not part.left_out:
+        logger.info("%s: all %d images have the teacher's depth", part.rows.name, total)
+        return
     late = sum(reason == NOT_TAUGHT for reason in part.left_out.values())
-    assert part.store is not None
     if late and on_missing == "error":
         raise StoreError(
             f"{part.store.path} has {total - late} of the {total} rows of {part.rows.name}'s train "
@@ -237,7 +263,9 @@ def _open(data: str, teacher: str, manifests: Path | None) -> Store:
         raise StoreError(
             f"{path} is missing: run `kdpipe teach --teacher {teacher} --data {data}` first"
         )
-    return open_store(path, card=card)
+    store = open_store(path, card=card)
+    check_weights(store.path, store.info)  # its rows are compared where they are read
+    return store
 
 
 def _identity(

@@ -30,6 +30,7 @@ from kdpipe.store.layout import (
     student_dir,
     teacher_run,
 )
+from kdpipe.store.stale import check_rows, check_weights
 from kdpipe.strict import build
 from kdpipe.students import load_student
 from kdpipe.training.loop import pick_device
@@ -200,7 +201,7 @@ def _student(
         "run": run,
         "kind": "student",
         "trained_on": named.data,
-        "aux": "+".join(named.aux) or "none",
+        "aux": named.aux_said,
         "teacher": named.teacher,
         "student": named.student,
         "method": named.method,
@@ -273,6 +274,7 @@ def _stored(
     rows: Rows, numbers: Sequence[int], path: Path, card: TeacherCard
 ) -> Iterator[tuple[int, Depth | str]]:
     store = open_store(path, card=card)
+    check_weights(store.path, store.info)
     ids = rows.table["id"].to_pylist()
     for number, (stored, here) in enumerate(zip(store.ids, ids, strict=False)):
         if stored not in (None, here):
@@ -280,6 +282,7 @@ def _stored(
                 f"{path}: row {number} is {stored!r}, {rows.name} has {here!r} there now: "
                 "remove the store and teach again"
             )
+    check_rows(store.path, rows)
     taught = store.finished
     late = sum(number >= len(store) or not taught[number] for number in numbers)
     if late:

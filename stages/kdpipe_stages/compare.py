@@ -20,6 +20,8 @@ class Wish:
     data: str
     teacher: str | None
     aux: tuple[str, ...]
+    mix: str | None
+    ratio: float | None
     params: Params
     manifests: Path | None
     on_missing: Literal["error", "subset"]
@@ -57,6 +59,8 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
                 wish.data,
                 teacher=wish.teacher if reads[name] else None,
                 aux=wish.aux if reads[name] else (),
+                mix=wish.mix if reads[name] else None,
+                ratio=wish.ratio if reads[name] else None,
                 method=name,
                 seed=seed,
                 manifests=wish.manifests,

@@ -33,6 +33,16 @@ def distill(
     aux: Annotated[
         str | None, typer.Option(help="Unlabelled data sets to learn from too: A[,B].")
     ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="x|u|x+u|x+u-prime",
+            help="--data alone, --aux alone, both, or both with the truth of --aux.",
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of --aux in a batch; default: as large as it is.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +52,9 @@ def distill(
     compare: Annotated[
         str | None, typer.Option(metavar="M1,M2", help="Methods, in one table, instead of one.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="With --compare: trainings of each.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="With --compare: trainings of each; default: 1.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     on_missing: Annotated[
         OnMissing, typer.Option(help="Where a store is not finished.")
@@ -58,13 +70,14 @@ def distill(
     """Train STUDENT on DATA by METHOD, from what TEACHER said once; goes on where it stopped."""
     from kdpipe import distill as library
     from kdpipe.cards import load_method
-    from kdpipe.params import load_params
-    from kdpipe_stages.names import teacher_for
+    from kdpipe_stages.names import params_for, teacher_for
 
-    params = load_params()
+    params = params_for("distill", manifests)
     student, data = student or params.students[0], data or params.data[0]
     if compare is not None and (method is not None or seed):
         raise typer.BadParameter("it stands for --method and --seed", param_hint="--compare")
+    if compare is None and seeds is not None:
+        raise typer.BadParameter("it goes with --compare; of one: --seed", param_hint="--seeds")
     methods = compare.split(",") if compare else [method or params.methods[0]]
     if teacher is None and any(load_method(one, manifests).teacher for one in methods):
         teacher = params.teachers[0]
@@ -76,6 +89,8 @@ def distill(
             data=data,
             teacher=named,
             aux=more,
+            mix=mix,
+            ratio=ratio,
             params=params,
             manifests=manifests,
             on_missing=on_missing.value,
@@ -83,13 +98,15 @@ def distill(
             device=device,
             workers=workers,
         )
-        say(*compare_methods(methods, seeds, wish), json=json)
+        say(*compare_methods(methods, seeds or 1, wish), json=json)
         return
     done = library.run(
         student,
         data,
         teacher=named,
         aux=more,
+        mix=mix,
+        ratio=ratio,
         method=methods[0],
         seed=seed,
         manifests=manifests,

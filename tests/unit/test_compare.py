@@ -37,6 +37,8 @@ def wish(make_tiny: MakeRows, make_tiny_store: MakeStore) -> Wish:
         data="tiny",
         teacher="adabins-small",
         aux=("pool",),
+        mix=None,
+        ratio=None,
         params=load_params(),
         manifests=None,
         on_missing="error",
@@ -63,11 +65,11 @@ def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: W
 
 def test_what_is_trained_stays_and_other_seeds_stay_out(wish: Wish) -> None:
     compare(["none"], 2, wish)
-    before = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.pt").stat()
+    before = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.safetensors").stat()
 
     _, values = compare(["none"], 1, wish)
 
-    after = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.pt").stat()
+    after = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.safetensors").stat()
     assert after.st_mtime_ns == before.st_mtime_ns
     (line,) = [one for one in values["lines"] if one["key"] == "none"]  # type: ignore[attr-defined]
     assert line["seeds"] == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdpipe import distill
 from kdpipe.cards import load_method, load_student_card
@@ -29,9 +30,7 @@ MakeStore = Callable[..., Store]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "model.pt", weights_only=True)[
-        "state_dict"
-    ]
+    state: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
     return state
 
 
@@ -68,7 +67,55 @@ def test_a_student_learns_from_store_and_pool(
     assert [line.split("\t")[0] for line in curve] == ["step", "2", "4"]
     student = load_student(done.path)
     assert student.size == (32, 48)
-    assert (done.path / "last.pt").stat().st_size < 20_000
+    left = {path.name for path in (done.path / "checkpoints").iterdir()}
+    assert left - {"best.safetensors"} == {"step-4.json"}
+
+
+@pytest.mark.parametrize(
+    ("mix", "ratio", "method", "name", "seen"),
+    [
+        ("x", None, "hu", "tiny", (6, 0)),
+        ("u", None, "res-kd-si", "tiny+pool@u", (0, 4)),
+        ("x+u", 0.25, "hu", "tiny+pool@0.25", (6, 4)),
+        ("x+u-prime", None, "none", "tiny+pool@u-prime", (6, 4)),
+    ],
+)
+def test_the_four_mixes_learn_from_what_they_say(
+    mix: str,
+    ratio: float | None,
+    method: str,
+    name: str,
+    seen: tuple[int, int],
+    make_tiny: MakeRows,
+    make_tiny_store: MakeStore,
+) -> None:
+    for rows in (make_tiny(), make_tiny("pool", train=4, val=0, labelled=mix[-1] == "e", first=50)):
+        make_tiny_store(rows)
+    teacher = None if method == "none" else TEACHER
+
+    done = distill.run(
+        STUDENT,
+        "tiny",
+        teacher=teacher,
+        aux=[] if mix == "x" else ["pool"],
+        mix=mix,
+        ratio=ratio,
+        method=method,
+        params=PARAMS,
+        device="cpu",
+    )
+
+    assert done.run == f"{name}_{teacher or 'none'}_{STUDENT}_{method}_s0"
+    said = json.loads((done.path / "metrics.json").read_text())
+    assert (said["labelled_images"], said["aux_images"]) == seen
+
+
+def test_truth_that_a_mix_asks_for_and_is_not_there_is_one_line(make_tiny: MakeRows) -> None:
+    make_tiny()
+    make_tiny("pool", labelled=False, first=50)
+
+    with pytest.raises(TrainingError, match="pool has no measured depth .*or --mix x\\+u"):
+        distill.run(STUDENT, "tiny", aux=["pool"], mix="x+u-prime", params=PARAMS, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -139,14 +186,14 @@ def test_a_finished_run_does_nothing_and_a_lost_model_is_trained_again(
 ) -> None:
     make_tiny()
     first = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
-    stamp = (first.path / "model.pt").stat().st_mtime_ns
+    stamp = (first.path / "model.safetensors").stat().st_mtime_ns
 
     again = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
 
     assert (again.steps, again.metrics) == (first.steps, first.metrics)
-    assert (first.path / "model.pt").stat().st_mtime_ns == stamp
+    assert (first.path / "model.safetensors").stat().st_mtime_ns == stamp
     before = weights(first.path)
-    (first.path / "model.pt").unlink()
+    (first.path / "model.safetensors").unlink()
     with caplog.at_level(logging.WARNING):
         distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
     assert "outputs are missing: starting anew" in caplog.text

@@ -171,13 +171,25 @@ def test_a_split_where_nothing_counts_is_an_error(toy: ToyProject) -> None:
         evaluate.run(run=RUN)
 
 
-@pytest.mark.parametrize("aux", [(), ("pool",), ("pool", "more-pool")])
-def test_a_runs_name_is_read_back(aux: tuple[str, ...]) -> None:
-    run = Run(data="my_photos", aux=aux, teacher="a-b", student="s", method="tie-kd", seed=12)
+@pytest.mark.parametrize(
+    ("aux", "mix", "ratio", "said"),
+    [
+        ((), "", None, "none"),
+        (("pool",), "", 0.25, "pool@0.25"),
+        (("pool", "more-pool"), "u-prime", 1 / 3, f"pool+more-pool@u-prime@{1 / 3}"),
+        (("u",), "u", None, "u@u"),
+    ],
+)
+def test_a_runs_name_is_read_back(
+    aux: tuple[str, ...], mix: str, ratio: float | None, said: str
+) -> None:
+    more = {"aux": aux, "mix": mix, "ratio": ratio, "teacher": "a-b+c", "method": "tie-kd"}
+    run = Run(data="my_photos", student="s", seed=12, **more)  # type: ignore[arg-type]
 
     assert parse_run(run.name) == run
+    assert run.aux_said == said
 
 
-@pytest.mark.parametrize("name", ["", "toy", "a_b_c_d", "a_b_c_d_7", "a_b_c_d_sx"])
+@pytest.mark.parametrize("name", ["", "toy", "a_b_c_d", "a_b_c_d_7", "a_b_c_d_sx", "a@b_t_s_m_s0"])
 def test_what_is_no_runs_name_is_none(name: str) -> None:
     assert parse_run(name) is None

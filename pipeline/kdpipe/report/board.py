@@ -60,9 +60,10 @@ class Arm:
     @property
     def name(self) -> str:
         """For people."""
+        name = self.method
         if self.is_baseline:
-            return "labels only" if self.method == "none" else f"{self.method}, no teacher"
-        return self.method if self.aux == "none" else f"{self.method} + {self.aux}"
+            name = "labels only" if self.method == "none" else f"{self.method}, no teacher"
+        return name if self.aux == "none" else f"{name} + {self.aux}"
 
     def values(self, metric: str) -> list[float]:
         """One value a seed."""
@@ -126,7 +127,8 @@ class Board:
     def baseline_of(self, arm: Arm) -> Arm | None:
         """The same student, trained on the same labels only."""
         for other in self.arms_of(arm.student):
-            if other.method == "none" and other.trained_on == arm.trained_on:
+            same = other.trained_on == arm.trained_on and other.aux == "none"
+            if other.method == "none" and same:
                 return other
         return None
 

@@ -89,13 +89,25 @@ def report_dir() -> Path:
     return ARTIFACTS / "report"
 
 
+MIX_TAGS = ("u", "u-prime")
+"""Of the mixes that a run's name must tell from the usual one, see training/mixes.py."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What names a distillation: D[+aux]_T_S_M_s<seed>."""
+    """What names a distillation: D[+aux][@mix][@ratio]_T[+T2]_S_M_s<seed>."""
 
     data: str
     aux: tuple[str, ...] = ()
+    mix: str = ""
+    """Of MIX_TAGS, where it is not the usual one: all of `data`, with `aux` where that is given."""
+
+    ratio: float | None = None
+    """Share of `aux` in a batch; None: as large as it is."""
+
     teacher: str = "none"
+    """Several are joined by '+'."""
+
     student: str
     method: str
     seed: int = 0
@@ -103,8 +115,19 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        data = "+".join((self.data, *self.aux))
-        return f"{data}_{self.teacher}_{self.student}_{self.method}_s{self.seed}"
+        more = "".join(f"+{one}" for one in self.aux)
+        parts = (f"{self.data}{more}{self._mixed}", self.teacher, self.student, self.method)
+        return "_".join((*parts, f"s{self.seed}"))
+
+    @property
+    def aux_said(self) -> str:
+        """The further data sets and how they are mixed in, in one word; `none` without any."""
+        return f"{'+'.join(self.aux)}{self._mixed}" or "none"
+
+    @property
+    def _mixed(self) -> str:
+        share = "" if self.ratio is None else f"@{self.ratio!r}"
+        return (f"@{self.mix}" if self.mix else "") + share
 
 
 def teacher_run(data: str, teacher: str) -> str:
@@ -117,10 +140,20 @@ def parse_run(name: str) -> Run | None:
     parts = name.rsplit("_", 4)
     if len(parts) != 5 or not parts[4].startswith("s") or not parts[4][1:].isdecimal():
         return None
-    data, *aux = parts[0].split("+")
+    names, *mixed = parts[0].split("@")
+    data, *aux = names.split("+")
+    mix = mixed.pop(0) if mixed and mixed[0] in MIX_TAGS else ""
+    try:
+        ratio = float(mixed.pop(0)) if mixed else None
+    except ValueError:
+        return None
+    if mixed:
+        return None
     return Run(
         data=data,
         aux=tuple(aux),
+        mix=mix,
+        ratio=ratio,
         teacher=parts[1],
         student=parts[2],
         method=parts[3],

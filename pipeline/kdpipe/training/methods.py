@@ -105,21 +105,16 @@ def _of_teacher(method: MethodCard, output: Prediction, batch: Sample, known: Te
     return total
 
 
-def check_inputs(method: MethodCard, teacher: str | None, aux: tuple[str, ...]) -> None:
-    """Refuses what a method cannot use.
+def check_inputs(method: MethodCard, teacher: str | None) -> None:
+    """Refuses what a method cannot use; further data sets are `mix_of`'s.
 
     Raises:
-        TrainingError: a teacher is missing or superfluous, or unlabelled rows without a teacher.
+        TrainingError: a teacher is missing or superfluous.
     """
     if method.teacher and teacher is None:
         raise TrainingError(
             f"method {method.name} learns from a teacher and none is given: add --teacher T, or "
             "take --method none for labels only"
-        )
-    if not method.teacher and aux:
-        raise TrainingError(
-            f"method {method.name} learns from labels only and --aux {','.join(aux)} adds images "
-            "without labels: leave --aux out, or choose a method with a teacher"
         )
     if not method.teacher and teacher is not None:
         raise TrainingError(

@@ -21,6 +21,7 @@ from kdpipe.store.consolidated import read_lines
 from kdpipe.store.frame import BILINEAR
 from kdpipe.training.bins import collate, sample_bins
 from kdpipe.training.geometry import Intrinsics
+from kdpipe.training.mixes import Order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,7 +118,8 @@ class DistillDataset(Dataset[Sample]):
         truth = torch.from_numpy(draw.transform.truth(self._truth(number, row)))
         teacher = torch.zeros_like(truth)
         if self.store is not None:
-            # A native map that spans more than the frame is brought to it first, by its own rule.
+            # Bilinear with aligned corners is mixed once, at the sample's own places; by any other
+            # rule the map is brought to the frame first.
             spans = self.store.info.rule == BILINEAR
             read = self.store.native_depth if spans else self.store.depth
             kept = self._remember("teacher", number, read)
@@ -195,21 +197,25 @@ class Stream(Dataset[Sample]):
     workers, and a run that starts again at step n goes on with what it would have seen.
     """
 
-    def __init__(self, parts: Sequence[DistillDataset], *, seed: int) -> None:
+    def __init__(
+        self, parts: Sequence[DistillDataset], *, seed: int, ratio: float | None = None
+    ) -> None:
+        """Puts data sets together.
+
+        Args:
+            parts: the labelled one first.
+            seed: of order and augmentation.
+            ratio: share of samples that are not the first part's; None: as many as there are.
+        """
         self.parts = parts
         self.seed = seed
         self.length = sum(len(part) for part in parts)
-        """Samples of one epoch: each of every part once."""
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        """Samples of all parts."""
+        self._order = Order(tuple(len(part) for part in parts), seed=seed, ratio=ratio)
 
     def __getitem__(self, k: int) -> Sample:
         """The k-th sample since the start of training."""
-        epoch, place = divmod(k, self.length)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(self.length)
-            self._epoch = epoch
-        index = int(self._order[place])
+        index = self._order[k]
         for part in self.parts:
             if index < len(part):
                 return part.sample(index, np.random.default_rng([self.seed, 1, k]))

@@ -74,14 +74,19 @@ def test_the_unturned_teacher_of_the_published_pipeline_disagrees(
     assert errors[1] > 3 * errors[0]
 
 
+@pytest.mark.parametrize("ratio", [None, 0.3])
 def test_order_and_augmentation_follow_from_seed_and_step(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
+    ratio: float | None, make_tiny: MakeRows, make_tiny_store: MakeStore
 ) -> None:
-    rows = make_tiny()
-    store = make_tiny_store(rows)
+    both = [make_tiny(), make_tiny("pool", train=3, first=50)]
+    stores = [make_tiny_store(rows) for rows in both]
 
     def stream(seed: int) -> Stream:
-        return Stream([DistillDataset(rows, stores=[store], transform=WILD)], seed=seed)
+        parts = [
+            DistillDataset(rows, stores=[store], transform=WILD)
+            for rows, store in zip(both, stores, strict=True)
+        ]
+        return Stream(parts, seed=seed, ratio=ratio)
 
     whole = seen(stream(3), 0, 6)
 
