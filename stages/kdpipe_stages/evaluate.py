@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ def evaluate(
     method: Annotated[
         str | None, typer.Option(help="With --student; default: params.yaml's, or none.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="With --student.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="With --student; default: 0.")] = None,
     split: Annotated[str | None, typer.Option(help="Default: as params.yaml says.")] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of the tables, e.g. nyu-eigen; default: the data card's.")
@@ -47,6 +48,10 @@ def evaluate(
     from kdpipe.store.layout import Run
     from kdpipe_stages.names import teacher_for
 
+    parts = {"--aux": aux, "--method": method, "--seed": seed}
+    _refuse_unused(run, student, {"--teacher": teacher, **parts})
+    if run is None and student is None and mirror is not None:
+        raise typer.BadParameter("a store is judged as it is", param_hint="--mirror")
     params = load_params()
     if run is None:
         data = data or params.data[0]
@@ -60,7 +65,7 @@ def evaluate(
             teacher=teacher or "none",
             student=student,
             method=method or (params.methods[0] if teacher else "none"),
-            seed=seed,
+            seed=seed or 0,
         ).name
     done = library.run(
         run=run,
@@ -80,3 +85,21 @@ def evaluate(
         f"delta1 {errors['delta1']:.4f}: {done.path}"
     )
     say(line, {**asdict(found), "path": str(done.path)}, json=json)
+
+
+def _refuse_unused(
+    run: str | None, student: str | None, parts: Mapping[str, str | int | None]
+) -> None:
+    """What is given beside a run that says it all, or without the student that it is of.
+
+    Raises:
+        BadParameter: names the option.
+    """
+    if run is not None:
+        for option, value in {"--student": student, **parts}.items():
+            if value is not None:
+                raise typer.BadParameter("--run says it already: leave out one", param_hint=option)
+    if run is None and student is None:
+        for option, value in parts.items():
+            if value is not None and option != "--teacher":
+                raise typer.BadParameter("it goes with --student", param_hint=option)

@@ -37,10 +37,14 @@ def fit(
 ) -> None:
     """Make TEACHER's weights ready: find published ones, else train them on DATA."""
     from kdpipe import fit as library
-    from kdpipe.params import load_params
-    from kdpipe_stages.names import teacher_for
+    from kdpipe_stages.names import params_for, teacher_for
 
-    params = load_params()
+    if checkpoint is not None and (train or encoder_weights is not None):
+        raise typer.BadParameter(
+            "these weights are taken as they are: leave --train and --encoder-weights out",
+            param_hint="--checkpoint",
+        )
+    params = params_for("fit", manifests)
     data = data or params.data[0]
     teacher = teacher_for(teacher or params.teachers[0], data, manifests)
     done = library.run(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kdpipe.params import Params
 
 
 def teacher_for(name: str, data: str, manifests: Path | None = None) -> str:
@@ -25,3 +29,28 @@ def teacher_for(name: str, data: str, manifests: Path | None = None) -> str:
     from kdpipe.datasets.indexed import rows_of
 
     return resolve_teacher(name, rows_of(data, manifests).card.domain, manifests)
+
+
+def params_for(section: Literal["fit", "distill"], manifests: Path | None = None) -> Params:
+    """Reads params.yaml for a command that takes its settings from a section of it.
+
+    Args:
+        section: a name in it that is of no card would else be passed over, and defaults be taken.
+        manifests: folder of the cards.
+
+    Raises:
+        CardError: params.yaml is not what it should be.
+        UnknownNameError: the section has settings for what is no card.
+    """
+    from kdpipe.cards import card_names
+    from kdpipe.errors import UnknownNameError
+    from kdpipe.params import load_params
+
+    params = load_params()
+    named = params.fit if section == "fit" else params.distill
+    known = card_names("teachers" if section == "fit" else "students", manifests)
+    for name in named:
+        if name not in known:
+            lacks = f"settings for {name!r}, which is no card"
+            raise UnknownNameError(f"params.yaml: {section}", name, known, lacks)
+    return params

@@ -58,9 +58,11 @@ def import_(
     json: Json = False,
 ) -> None:
     """Make a store of the 16-bit PNG in FOLDER; its identity says that it was imported."""
+    from kdpipe.datasets.indexed import check_known
     from kdpipe.teaching.importing import import_depth
     from kdpipe_stages.names import teacher_for
 
+    check_known(data, manifests)
     with bar(f"reading {folder}") as progress:
         done = import_depth(
             folder,
