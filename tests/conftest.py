@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 
 from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
 from kdpipe.codecs import Companded, Log16, LogBinomial
+from kdpipe.datasets.files import digest_of
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.claims import Claim
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 48, 64
 BINS = 24
 """Of a tiny store that keeps free ones: up to about 12 m."""
+
+_scenes: dict[str, int] = {}
+"""Digest of an image -> number of its scene."""
 
 # Before any test loads torch, as the command line does: spinning threads starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -75,7 +79,10 @@ def make_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRows:
         rows = []
         for number, split in enumerate(["train"] * train + ["val"] * val):
             image, depth = scene(first + number)
-            Pillow.fromarray(image).save(folder / f"{number}.png")
+            file = folder / f"{number}.png"
+            Pillow.fromarray(image).save(file)
+            digest = digest_of(file.read_bytes())
+            _scenes[digest] = first + number
             Pillow.fromarray((depth * 1000).round().astype(np.uint16)).save(
                 folder / f"{number}_depth.png"
             )
@@ -93,7 +100,7 @@ def make_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRows:
                 fy=60.0,
                 cx=31.5,
                 cy=23.5,
-                image_digest=f"{first + number:016x}",
+                image_digest=digest,
             )
             rows.append(row)
         made = make_rows(card, folder, rows)
@@ -162,7 +169,7 @@ def put(
 ) -> None:
     """Writes one row of a store."""
     row: Row = rows[number]
-    depth = scene(int(row.image_digest, 16))[1]
+    depth = scene(_scenes[row.image_digest])[1]
     height, width = HEIGHT // 2, WIDTH // 2
     if rule == BILINEAR:
         y, x = np.linspace(0, HEIGHT - 1, height), np.linspace(0, WIDTH - 1, width)

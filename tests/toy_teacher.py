@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kdpipe import teachers
 from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
+from kdpipe.datasets.files import digest_of
 from kdpipe.errors import DataError
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import layout
@@ -92,7 +93,8 @@ def make_photos(
     rows = []
     for number in range(count):
         height, width = sizes[number % len(sizes)]
-        Pillow.fromarray(photo(number, height, width)).save(folder / f"{number:04d}.png")
+        file = folder / f"{number:04d}.png"
+        Pillow.fromarray(photo(number, height, width)).save(file)
         rows.append(
             Row(
                 id=f"{number:04d}",
@@ -103,7 +105,7 @@ def make_photos(
                 height=height,
                 width=width,
                 fx=float(50 + number),
-                image_digest=f"{number:016x}",
+                image_digest=digest_of(file.read_bytes()),
             )
         )
     made = make_rows(DataCard(name=name, family="folder", domain="any"), folder, rows)

@@ -25,6 +25,10 @@ class DataError(KdpipeError):
     """An image, a depth map, a list or a rows file is missing or is not what its format says."""
 
 
+class ChangedImageError(DataError):
+    """An image is whole, and another one than `index` listed."""
+
+
 class CheckpointError(KdpipeError):
     """Weights are missing, unreadable or belong to another network."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from kdpipe.cards import DataCard, load_data
 from kdpipe.datasets import families, load_family, read_image, read_labels, read_truth, resolve_root
 from kdpipe.datasets.index import index, run
-from kdpipe.errors import DataError
+from kdpipe.errors import ChangedImageError, DataError
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 
@@ -106,6 +106,15 @@ def test_images_are_rgb8_frames(rows: Rows) -> None:
         assert image.dtype == np.uint8
         assert image.flags.c_contiguous
         assert image.std() > 0
+
+
+def test_an_image_that_was_replaced_since_it_was_indexed_is_refused(rows: Rows) -> None:
+    row = rows[0]
+    other = np.full((row.image_height, row.image_width, 3), 7, np.uint8)  # of the same size
+    Image.fromarray(other).save(rows.root / row.image)
+
+    with pytest.raises(ChangedImageError, match=r"has changed since `kdpipe index`: put the old"):
+        read_image(rows, 0)
 
 
 def test_truth_is_metres_of_the_frame_where_there_is_any(rows: Rows) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdpipe.cards import DataCard, load_student_card, load_teacher_card
 from kdpipe.codecs import Companded, Log16, LogBinomial
+from kdpipe.datasets.files import digest_of
 from kdpipe.nets.log_binomial import LogBinomialBins
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import layout
@@ -48,7 +49,8 @@ class ToyProject:
         (folder / "toy").mkdir()
         for number in range(8):
             image = rng.integers(0, 256, (self.height, self.width, 3), dtype=np.uint8)
-            Image.fromarray(image).save(folder / "toy" / f"{number}.png")
+            file = folder / "toy" / f"{number}.png"
+            Image.fromarray(image).save(file)
             truth = self.truth_of(number) if number < 6 else np.zeros((self.height, self.width))
             depth_mm = (truth * 1000).round().astype(np.uint16)
             Image.fromarray(depth_mm).save(folder / "toy" / f"{number}_depth.png")
@@ -63,7 +65,7 @@ class ToyProject:
                     image_width=self.width,
                     height=self.height,
                     width=self.width,
-                    image_digest=f"{number:016x}",
+                    image_digest=digest_of(file.read_bytes()),
                 )
             )
         self.rows: Rows = make_rows(self.card, Path("toy"), rows)

@@ -2,7 +2,8 @@
 
 A family is a module of this folder that has `list_rows(card, root) -> Iterator[Row]`. Where its
 files are no plain images, it also has `read_image`, `read_truth` or `read_labels`, each
-`(rows, row) -> array` of the whole file; what the readers here return is the frame inside it.
+`(rows, row) -> array` of the whole file; what the readers here return is the frame inside it. Its
+`read_image` calls `files.check_digest`.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def read_image(rows: Rows, number: int) -> Image:
 
     Raises:
         IndexError: there is no row of this number.
-        DataError: the file is missing, torn, or has changed its size since `index`.
+        DataError: the file is missing or torn.
+        ChangedImageError: it is another image than `index` listed.
     """
     row: Row = rows[number]
     return _frame(row, read_whole_image(rows, row), row.image)

@@ -121,7 +121,9 @@ def read_image(rows: Rows, row: Row) -> Image:
     if "#" not in row.image:
         return files.read_image(rows, row)
     blank = _options(rows.card).blank_border
-    return nyu_mat.read_image(rows.root, row.image, blank_border=blank)
+    image = nyu_mat.read_image(rows.root, row.image, blank_border=blank)
+    files.check_digest(rows, row, image.data)
+    return image
 
 
 def read_truth(rows: Rows, row: Row) -> Depth:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from kdpipe.datasets import read_image
-from kdpipe.errors import DataError, StoreError
+from kdpipe.errors import ChangedImageError, DataError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,8 @@ class BatchReader:
             bad: receives the reason why a row's image cannot be read.
 
         Raises:
+            ChangedImageError: an image was replaced since `index`. It is not noted as bad: the
+                shard would be finished, and refused once the image is indexed again.
             StoreError: the folder of the images, or its disk, is gone.
         """
         numbers: list[int] = []
@@ -82,6 +84,8 @@ class BatchReader:
         for number, coming in self._decode(start, stop):
             try:
                 image = coming.result()
+            except ChangedImageError:
+                raise
             except (DataError, OSError) as error:
                 self._refuse_gone_disk(error)
                 bad[number] = " ".join(str(error).split())

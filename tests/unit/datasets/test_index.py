@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from kdpipe.cards import DataCard, load_data
-from kdpipe.datasets import files, load_family, read_image, resolve_root
+from kdpipe.datasets import files, load_family, read_truth, resolve_root
 from kdpipe.datasets.index import find_data, index, run
 from kdpipe.errors import DataError, UnknownNameError
 from kdpipe.rows import read_rows
@@ -370,15 +370,15 @@ def test_a_name_cannot_leave_the_folder_or_take_another_set_s_place(
         index(load_data("folder"), root, name="toy")
 
 
-def test_a_file_that_changed_its_size_since_is_not_read_as_a_frame(
+def test_depth_that_changed_its_size_since_is_not_read_as_a_frame(
     root: Path, pair: Pair, nyu: DataCard
 ) -> None:
     fill(root, pair, range(1))
     rows = index(nyu, root)
-    Image.new("RGB", (9, 6)).save(root / "0.png")
+    Image.fromarray(np.ones((6, 9), np.uint16)).save(root / "d0.png")
 
-    with pytest.raises(DataError, match=r"0\.png is 6x9 now, 6x8 when it was indexed"):
-        read_image(rows, 0)
+    with pytest.raises(DataError, match=r"d0\.png is 6x9 now, 6x8 when it was indexed"):
+        read_truth(rows, 0)
 
 
 @pytest.mark.parametrize("name", ["nyuu", "files", "index", "../nyu", "nyu.x", ""])

@@ -17,7 +17,7 @@ from kdpipe.cards import DataCard, load_data
 from kdpipe.datasets import read_image, read_labels, read_truth
 from kdpipe.datasets.index import index
 from kdpipe.datasets.nyu import list_rows
-from kdpipe.errors import CardError, DataError
+from kdpipe.errors import CardError, ChangedImageError, DataError
 
 Pair = Callable[..., tuple[str, str]]
 MAT = DataCard(name="toy", family="nyu", domain="nyu", options={"layout": "mat"})
@@ -113,6 +113,20 @@ def test_the_mat_file_gives_upright_images_and_measured_depth(root: Path) -> Non
     assert image[:7].max() == image[474:].max() == image[:, :7].max() == image[:, 632:].max() == 0
     np.testing.assert_allclose(read_truth(rows, 2), depths[1], atol=1.001e-3)
     assert len({r.image_digest for r in rows}) == 3
+
+
+def test_an_image_that_was_replaced_in_the_mat_file_is_refused(root: Path) -> None:
+    write_mat(root)
+    rows = index(MAT, root)
+    other = root / "other.mat"
+    other.write_bytes((root / "nyu_depth_v2_labeled.mat").read_bytes())
+    with h5py.File(other, "r+") as file:
+        file["images"][1, 0, 320, 240] ^= 1  # one channel of one pixel
+    other.replace(root / "nyu_depth_v2_labeled.mat")
+
+    read_image(rows, 0)
+    with pytest.raises(ChangedImageError, match=r"labeled\.mat#1 has changed since"):
+        read_image(rows, 2)
 
 
 def test_the_mat_file_and_the_converter_s_files_have_one_truth(root: Path) -> None:

@@ -164,6 +164,27 @@ def test_an_unreadable_image_is_counted_with_its_reason_and_may_be_tried_again()
     assert open_store(STORE).known(3)
 
 
+def test_an_image_replaced_since_it_was_indexed_ends_the_run_and_finished_shards_stay() -> None:
+    make_photos(24)
+    taken = Path("photos/0012.png")
+    kept = taken.read_bytes()
+    taken.write_bytes(Path("photos/0013.png").read_bytes())  # another photo of the same size
+
+    with pytest.raises(StoreError) as stopped:
+        teach()
+    first = ledger.finished(STORE)
+    taken.write_bytes(kept)
+    done = teach()
+
+    said = str(stopped.value)
+    assert said.startswith("photos/0012.png has changed since `kdpipe index`: put the old image")
+    assert said.endswith(
+        "run `kdpipe index --data photos` again (1 of 3 shards were taught and stay)"
+    )
+    assert first == [0]
+    assert (done.written, done.kept, dict(done.bad)) == (16, 8, {})
+
+
 def test_reordered_and_edited_rows_are_refused_by_name() -> None:
     rows = make_photos(20)
     teach()
