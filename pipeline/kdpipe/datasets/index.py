@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,9 +143,15 @@ def run(
     if known is None or todo or (known.card, known.root) != (card, root):
         write_rows(path, whole)
     changed, new = len(changes.changed), len(changes.new)
-    if changed:
-        _LOG.warning("%s: %d rows changed; `teach` will refuse shards with them", path, changed)
+    refused = 0 if known is None else _count_refused(known, whole, changes.changed)
+    if refused:
+        _LOG.warning("%s: %d rows changed; `teach` will refuse shards with them", path, refused)
     return Indexed(rows=whole, path=path, new=new, changed=changed, kept=len(whole) - len(todo))
+
+
+def _count_refused(before: Rows, now: Rows, changed: Iterable[int]) -> int:
+    """Changed rows that stores tell from what was taught; not those whose file was only touched."""
+    return sum(before.digest(at, at + 1) != now.digest(at, at + 1) for at in changed)
 
 
 def _list(card: DataCard, root: Path, limit: int | None) -> Iterator[Row]:

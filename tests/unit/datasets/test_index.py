@@ -85,6 +85,23 @@ def test_a_second_run_reads_only_what_is_new_or_changed(
     assert grown.rows[1].image_digest != first[1].image_digest
 
 
+def test_only_another_image_is_said_to_be_refused_not_a_touched_file(
+    root: Path, pair: Pair, nyu: DataCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(root, pair, range(3))
+    index(nyu, root)
+
+    os.utime(root / "0.png", ns=(1, 1))
+    touched = run(nyu, root)
+    assert touched.changed == 1
+    assert "refuse" not in caplog.text
+
+    Image.new("RGB", (8, 6), "red").save(root / "1.png")
+    os.utime(root / "2.png", ns=(1, 1))
+    assert run(nyu, root).changed == 2
+    assert "1 rows changed; `teach` will refuse shards with them" in caplog.text
+
+
 def test_a_changed_depth_file_is_checked_again(root: Path, pair: Pair, nyu: DataCard) -> None:
     fill(root, pair, range(2))
     index(nyu, root)
