@@ -134,6 +134,7 @@ def run(
         folder=Path.cwd(),
         card=card,
         checkpoint=weights.path.absolute(),
+        fitted_on=None if checkpoint else fitted_on or data,
         device=options.device,
         precision=params.precision,
         batch_size=options.batch_size,

@@ -166,7 +166,8 @@ def _teach_again(
     try:
         for shard in shards:
             remove_shard(path, info, shard, run)
-        _teach(path, info, shards, subject, options, run)
+        fitted_on = None if source.checkpoint else source.fitted_on or info.data
+        _teach(path, info, shards, subject, options, run, fitted_on)
     finally:
         tidy(path, run)
     after = {shard: read_record(path, shard) for shard in shards}
@@ -184,6 +185,7 @@ def _teach(
     subject: Subject,
     options: Options,
     run: str,
+    fitted_on: str | None,
 ) -> None:
     assignment = Assignment(
         store=path.absolute(),
@@ -191,6 +193,7 @@ def _teach(
         folder=Path.cwd(),
         card=subject.card,
         checkpoint=subject.weights.path.absolute(),
+        fitted_on=fitted_on,
         device=options.device,
         precision=subject.params.precision,
         batch_size=options.batch_size,

@@ -24,6 +24,7 @@ from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 from kdpipe.store.claims import Claim
 from kdpipe.store.ledger import Record
+from kdpipe.store.stale import FITTED_ON
 from kdpipe.store.writer import open_writer
 from kdpipe.teaching.batches import Batch, BatchReader, ahead
 from kdpipe.teaching.encoding import Encoder
@@ -48,6 +49,9 @@ class Assignment:
 
     card: TeacherCard
     checkpoint: Path
+    fitted_on: str | None = None
+    """The data set whose `fit` gave the weights; None: they were given."""
+
     device: str = "auto"
     """A torch device's name; `auto`: a GPU if the process sees one."""
 
@@ -334,6 +338,7 @@ class Worker:
         gpu = teacher.device.type == "cuda"
         return {
             "run": self.assignment.run,
+            FITTED_ON: self.assignment.fitted_on,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "device": torch.cuda.get_device_name(teacher.device) if gpu else "cpu",

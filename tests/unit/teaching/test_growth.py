@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,19 @@ def test_an_image_larger_than_the_store_s_maps_is_bad_and_the_rest_is_taught() -
     assert "its map of (20, 8) is larger than the store's, of (6, 8)" in done.bad["0025"]
     assert (done.written, MANIFEST.exists()) == (14, True)
     assert open_store(STORE).known(24)
+
+
+def test_a_record_notes_which_data_set_s_fit_gave_the_weights() -> None:
+    make_photos(8)
+    make_photos(8, name="more")
+    given = layout.teacher_dir("photos", TEACHER) / "model.pt"
+
+    teach()
+    teaching.run(TEACHER, "more", fitted_on="photos", options=Options(workers=0))
+    more = layout.store_path("more", TEACHER)
+    (said,) = [line.environment["fitted_on"] for line in read_lines(more)]
+    shutil.rmtree(more)
+    teaching.run(TEACHER, "more", checkpoint=given, options=Options(workers=0))
+
+    assert read_lines(STORE)[0].environment["fitted_on"] == "photos"
+    assert (said, read_lines(more)[0].environment["fitted_on"]) == ("photos", None)
