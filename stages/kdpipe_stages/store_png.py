@@ -42,6 +42,9 @@ def export(
     if done.beyond:
         what = "unknown there" if kind is Kind.mm else "the largest number there"
         typer.echo(f"kdpipe: {done.beyond} pixels are too deep for {kind}, {what}", err=True)
+    if done.removed:
+        what = "pictures of rows that have no depth any more are removed"
+        typer.echo(f"kdpipe: {done.removed} {what}", err=True)
     line = (
         f"{done.images} pictures in steps of {1000 * done.quantum:.3g} mm, {done.bad} rows without "
         f"depth: {done.path}"

@@ -99,6 +99,19 @@ def to_frame(
     return how.mix(native[how.rows, how.columns])
 
 
+def part_of(frame: tuple[int, int], window: Window | None) -> Window:
+    """The part of a frame (H, W) that is asked for; None: the whole.
+
+    Raises:
+        StoreError: the window leaves the frame.
+    """
+    part = window or Window(0, 0, *frame)
+    inside = part.top + part.height <= frame[0] and part.left + part.width <= frame[1]
+    if min(part) < 0 or not inside:
+        raise StoreError(f"window {tuple(part)} leaves the frame {frame}: give one inside it")
+    return part
+
+
 def resampling(
     native: tuple[int, int],
     frame: tuple[int, int],
@@ -110,10 +123,7 @@ def resampling(
     Raises:
         StoreError: the window leaves the frame.
     """
-    part = window or Window(0, 0, *frame)
-    inside = part.top + part.height <= frame[0] and part.left + part.width <= frame[1]
-    if min(part) < 0 or not inside:
-        raise StoreError(f"window {tuple(part)} leaves the frame {frame}: give one inside it")
+    part = part_of(frame, window)
     if rule == BICUBIC_PADDED:
         rows, above = _cubic_part(_cubic(native[0], frame[0]), part.top, part.height)
         columns, beside = _cubic_part(_cubic(native[1], frame[1]), part.left, part.width)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,6 +135,9 @@ class Exported:
     bad: int
     """Rows without depth: they have no picture."""
 
+    removed: int
+    """Pictures of these rows that were there, from when they had depth."""
+
     beyond: int
     """Pixels deeper than the format can say."""
 
@@ -151,6 +155,8 @@ def export(
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Writes the depth of a complete store as pictures; those of the same name are replaced.
+
+    The picture of a row that has no depth any more is removed.
 
     Args:
         path: of the store.
@@ -171,19 +177,22 @@ def export(
     files = _files(store, how)
     with disk_errors(out):
         (out / how.folder).mkdir(parents=True, exist_ok=True)
-        images, bad, beyond = 0, 0, 0
+        seen: Counter[str] = Counter()
         with ThreadPoolExecutor(workers) as threads:
             written = threads.map(lambda number: _write(store, number, out, files, how), files)
-            for done, clipped in enumerate(written, 1):
-                images += clipped is not None
-                bad += clipped is None
-                beyond += clipped or 0
+            for done, one in enumerate(written, 1):
+                seen.update(one)
                 if progress is not None:
                     progress(done, len(store))
         if kind == "mm":
             _write_list(out / "depth.csv", store, files)
     return Exported(
-        path=out / how.folder, images=images, bad=bad, beyond=beyond, quantum=how.quantum
+        path=out / how.folder,
+        images=seen["images"],
+        bad=len(store) - seen["images"],
+        removed=seen["removed"],
+        beyond=seen["beyond"],
+        quantum=how.quantum,
     )
 
 
@@ -242,11 +251,14 @@ def _files(store: Store, how: PngFormat) -> dict[int, str]:
 
 def _write(
     store: Store, number: int, out: Path, files: dict[int, str], how: PngFormat
-) -> int | None:
-    """Gives the number of pixels beyond the format, None for a row without depth."""
+) -> dict[str, int]:
+    """What to count: images, pixels beyond the format, pictures removed."""
+    file = out / files[number]
     if not store.known(number):
-        return None
-    depth, file = store.depth(number), out / files[number]
+        removed = file.exists()
+        file.unlink(missing_ok=True)
+        return {"removed": removed}
+    depth = store.depth(number)
     half = file.with_name(f".{number}.tmp")
     try:
         picture = Pillow.fromarray(how.encode(depth))
@@ -254,7 +266,8 @@ def _write(
         half.replace(file)
     finally:
         half.unlink(missing_ok=True)
-    return int(np.count_nonzero(depth > how.full_scale + how.quantum / 2))
+    beyond = int(np.count_nonzero(depth > how.full_scale + how.quantum / 2))
+    return {"images": 1, "beyond": beyond}
 
 
 def _write_list(path: Path, store: Store, files: dict[int, str]) -> None:

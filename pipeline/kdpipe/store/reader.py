@@ -18,7 +18,7 @@ from kdpipe.store import layout
 from kdpipe.store.bins import StoredBins, StoredLogBinomial
 from kdpipe.store.chunks import Chunks, decoding
 from kdpipe.store.consolidated import read_ids, read_lines
-from kdpipe.store.frame import RULES, Window, resampling
+from kdpipe.store.frame import RULES, Window, part_of, resampling
 from kdpipe.store.identity import compare, teacher_identity
 from kdpipe.store.inspection import file_stamps, is_whole
 from kdpipe.store.ledger import Record, check_record, read_record
@@ -149,11 +149,12 @@ class Store:
             StoreError: the row is not finished, its bytes changed on disk, or the window leaves
                 the frame.
         """
-        frame, part = self.frame(row), None if window is None else Window(*window)
+        frame = self.frame(row)
+        part = part_of(frame, None if window is None else Window(*window))
         native = self.extent(row)
         codes = self._chunks.read(layout.DEPTH, row) if native[0] else None
         if codes is None:
-            return np.zeros(frame if part is None else (part.height, part.width), np.float32)
+            return np.zeros((part.height, part.width), np.float32)
         how = resampling(native, frame, part, self.info.rule)
         return how.mix(self._metres(codes[how.rows, how.columns], row))
 

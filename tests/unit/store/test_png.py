@@ -107,12 +107,16 @@ def test_the_pictures_hold_the_depth_in_the_frame(
 ) -> None:
     path, out = make_store(), tmp_path / "a new folder"
     steps: list[tuple[int, int]] = []
+    how = PngFormat.of(kind, "adabins", "any", 10)
+    before = out / how.file(BAD, f"{BAD:04d}")
+    before.parent.mkdir(parents=True)
+    before.write_bytes(b"of when this row had depth")
 
     done = export(path, out, kind, progress=lambda *step: steps.append(step))
 
     store = open_store(path)
-    how = PngFormat.of(kind, "adabins", "any", 10)
-    assert (done.images, done.bad, done.beyond) == (ROWS - 1, 1, 0)
+    assert (done.images, done.bad, done.removed, done.beyond) == (ROWS - 1, 1, 1, 0)
+    assert export(path, out, kind).removed == 0
     assert done.path == out / how.folder
     assert steps[-1] == (ROWS, ROWS)
     for number in range(ROWS):

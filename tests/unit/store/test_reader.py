@@ -57,7 +57,11 @@ def test_depth_and_bins_are_within_their_bounds(make_store: MakeStore) -> None:
             assert not store.known(number)
             assert store.native_depth(number).shape == (0, 0)
             assert not store.depth(number).any()
-            with pytest.raises(StoreError, match="has no bins"):
+            assert np.array_equal(store.depth(number, (1, 2, 4, 5)), np.zeros((4, 5)))
+            for beyond in ((0, 0, 99, 1), (-1, 0, 1, 1), (0, 0, 1, -1)):
+                with pytest.raises(StoreError, match="leaves the frame"):
+                    store.depth(number, beyond)
+            with pytest.raises(StoreError, match="has no bins: its image could not be read"):
                 store.bins(number)
             continue
         assert store.known(number)
