@@ -18,7 +18,6 @@ from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, MODEL_FILE, build_network, save_student
 from kdpipe.training.augment import Augment, augment_of
 from kdpipe.training.loop import (
-    METRICS,
     Plan,
     finish,
     finished,
@@ -28,6 +27,7 @@ from kdpipe.training.loop import (
 )
 from kdpipe.training.methods import check_bins, check_inputs, loss_of, reads_bins
 from kdpipe.training.mixes import Mix, mix_of
+from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
 from kdpipe.training.validation import Validation

@@ -34,6 +34,7 @@ from kdpipe.store.stale import check_rows, check_weights
 from kdpipe.strict import build
 from kdpipe.students import load_student
 from kdpipe.training.loop import pick_device
+from kdpipe.training.outcome import is_finished, warn_if_unfinished
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -87,6 +88,9 @@ class Summary:
     parameters: int | None = None
     mirror: bool | None = None
     """Averaged with the mirrored image; None: a store is judged as it is."""
+
+    finished: bool | None = None
+    """Whether the student's training took its last step; None: nothing says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +175,8 @@ def run(
         "median": _median_errors(rows, images, rules),
     }
     summary = build(Summary, values, "evaluation")
-    path = evaluation_path(summary.run, rows.name, split, rules.name)
+    mirrored = bool(summary.mirror)
+    path = evaluation_path(summary.run, rows.name, split, rules.name, mirror=mirrored)
     write_table(path.with_suffix(".parquet"), images)
     write_summary(path, asdict(summary))
     return Evaluation(path=path, summary=summary)
@@ -196,6 +201,7 @@ def _student(
         raise DataError(f"run {run!r} is not called DATA_TEACHER_STUDENT_METHOD_sSEED: rename it")
     rows = rows_of(data or named.data, manifests)
     numbers = rows_with_truth(rows, split)
+    warn_if_unfinished(student_dir(run))
     student = load_student(student_dir(run), device=str(pick_device(device)))
     about = {
         "run": run,
@@ -208,6 +214,7 @@ def _student(
         "seed": named.seed,
         "parameters": _count(student),
         "mirror": mirror,
+        "finished": is_finished(student_dir(run)),
     }
     predicted = _predict(student, rows, numbers, batch_size, mirror=mirror)
     return _Subject(about=about, rows=rows, predicted=predicted)

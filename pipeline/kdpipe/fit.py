@@ -31,7 +31,6 @@ from kdpipe.teachers.weights import (
 from kdpipe.training.augment import augment_of
 from kdpipe.training.checkpoint import write_json, write_torch
 from kdpipe.training.loop import (
-    METRICS,
     Plan,
     StepLoss,
     finish,
@@ -42,6 +41,7 @@ from kdpipe.training.loop import (
 )
 from kdpipe.training.methods import truth_loss
 from kdpipe.training.optimizer import encoder_of
+from kdpipe.training.outcome import METRICS
 from kdpipe.training.pictures import write_picture
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data

@@ -23,7 +23,8 @@ from kdpipe.params import load_params
 from kdpipe.store.disk import as_json, write_atomically
 from kdpipe.store.layout import find_student
 from kdpipe.students import load_student
-from kdpipe.training.loop import pick_device, warn_if_unfinished
+from kdpipe.training.loop import pick_device
+from kdpipe.training.outcome import warn_if_unfinished
 from kdpipe.training.pictures import colours
 
 if TYPE_CHECKING:

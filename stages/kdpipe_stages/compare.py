@@ -46,7 +46,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     from kdpipe import distill, evaluate
     from kdpipe.cards import load_method
     from kdpipe.errors import TrainingError
-    from kdpipe.report.board import read_boards
+    from kdpipe.report.board import place_of, read_boards
     from kdpipe.report.tables import costs_table, lines_of, results_table
 
     began, runs = time.monotonic(), list[str]()
@@ -80,9 +80,9 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     if any(reads.values()):
         judged = evaluate.run(teacher=wish.teacher, data=wish.data, manifests=wish.manifests)
         runs.append(judged.summary.run)
-    where = (found.summary.data, found.summary.split, found.summary.protocol)
-    boards = read_boards(runs)
-    board = next(one for one in boards if (one.data, one.split, one.protocol) == where)
+    last = found.summary
+    where = place_of(last.data, last.split, last.protocol, mirror=bool(last.mirror))
+    board = next(one for one in read_boards(runs) if one.place == where)
     lines = lines_of(board, {})
     table = f"{results_table(lines)}\n\n{costs_table(board)}"
     return table, {"runs": runs, "lines": [asdict(line) for line in lines]}

@@ -48,6 +48,24 @@ def test_a_second_time_gives_the_same_bytes(toy: ToyProject) -> None:
     assert [path.read_bytes() for path in (again, again.with_suffix(".parquet"))] == before
 
 
+def test_mirrored_images_and_a_training_cut_short_are_told_apart(
+    toy: ToyProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = toy.add_student(toy.run)
+    plain = evaluate.run(run=RUN)
+    before = plain.path.read_bytes()
+    (folder / "metrics.json").write_text('{"finished": false, "steps": 3}')
+
+    mirrored = evaluate.run(run=RUN, mirror=True)
+
+    assert plain.path.read_bytes() == before
+    assert mirrored.path == evaluation_path(RUN, "toy", "test", "none", mirror=True) != plain.path
+    assert mirrored.summary.metrics != plain.summary.metrics
+    assert (plain.summary.finished, mirrored.summary.finished) == (None, False)
+    (said,) = [one for one in caplog.messages if "in part" in one]
+    assert said == f"{folder} was trained in part: run the same `kdpipe distill` to go on"
+
+
 def test_the_size_of_a_batch_decides_speed_only(toy: ToyProject) -> None:
     toy.add_student(toy.run)
     one = evaluate.run(run=RUN, batch_size=1).summary.metrics

@@ -19,7 +19,7 @@ from kdpipe.errors import DataError, ExportError
 from kdpipe.store.disk import as_json, write_atomically
 from kdpipe.store.layout import find_student, parse_run
 from kdpipe.students import EXPORTS, MODEL_FILE, load_student
-from kdpipe.training.loop import warn_if_unfinished
+from kdpipe.training.outcome import warn_if_unfinished
 
 if TYPE_CHECKING:
     from kdpipe.export.graph import Deviation

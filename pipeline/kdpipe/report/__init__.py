@@ -92,10 +92,9 @@ def _figures(folder: Path, board: Board) -> tuple[list[tuple[str, str]], list[st
             write_curve(folder / "curves" / f"{name}.csv", curve)
     figures: list[tuple[str, str]] = []
     said: list[str] = []
-    place = f"{board.data}-{board.split}-{board.protocol}"
     for student in board.students:
         figures += _plots(folder, board, student, curves)
-        name = _file(f"sheet-{place}-{student}")
+        name = _file(f"sheet-{board.place}-{student}")
         remarks = write_sheet(folder / name, board, student)
         said += remarks
         if (folder / name).is_file():
@@ -107,12 +106,11 @@ def _figures(folder: Path, board: Board) -> tuple[list[tuple[str, str]], list[st
 def _plots(
     folder: Path, board: Board, student: str, curves: dict[str, Curve]
 ) -> list[tuple[str, str]]:
-    place = f"{board.data}-{board.split}-{board.protocol}"
-    results = _file(f"results-{place}-{student}")
-    title = f"{student} on {board.data} ({board.split}, {board.protocol})"
+    results = _file(f"results-{board.place}-{student}")
+    title = f"{student} on {board.heading}, {board.protocol}"
     draw_results(folder / results, title, board, student)
     figures = [(f"AbsRel of {student} on {board.data}, a dot a seed", results)]
-    name = _file(f"curves-{place}-{student}")
+    name = _file(f"curves-{board.place}-{student}")
     if draw_curves(folder / name, f"Training of {student}", board.arms_of(student), curves):
         figures.append((f"validation of {student} while it trained", name))
     return figures
@@ -134,6 +132,7 @@ def _note(teacher: str, stores: Sequence[StoreCost], manifests: Path | None) -> 
             steps=steps if isinstance(steps, int) else None,
             seconds=seconds if isinstance(seconds, float) else None,
             parameters=parameters if isinstance(parameters, int) else None,
+            is_finished=noted.get("finished") is not False,
         )
     if teacher not in card_names("teachers", manifests):
         return TeacherNote(teacher=teacher)

@@ -1,5 +1,8 @@
 """What was evaluated, put side by side: one board for each data set, split and protocol.
 
+Students that were averaged with mirrored images have a board of their own; a teacher's store is
+judged as it is, and stands on both.
+
 Everything shown is read from files that other commands wrote; what no file says is None, and the
 page shows it as n/a.
 """
@@ -65,6 +68,11 @@ class Arm:
             name = "labels only" if self.method == "none" else f"{self.method}, no teacher"
         return name if self.aux == "none" else f"{name} + {self.aux}"
 
+    @property
+    def unfinished(self) -> int:
+        """Runs that were judged although their training was stopped before its last step."""
+        return sum(run.finished is False for run in self.runs)
+
     def values(self, metric: str) -> list[float]:
         """One value a seed."""
         return [run.metrics[metric] for run in self.runs]
@@ -98,8 +106,22 @@ class Board:
     data: str
     split: str
     protocol: str
+    mirror: bool = False
+    """Students' depth is averaged with that of the mirrored image."""
+
     teachers: tuple[Summary, ...]
     arms: tuple[Arm, ...]
+
+    @property
+    def place(self) -> str:
+        """For files and keys."""
+        return place_of(self.data, self.split, self.protocol, mirror=self.mirror)
+
+    @property
+    def heading(self) -> str:
+        """For people."""
+        mirrored = ", averaged with the mirrored images" if self.mirror else ""
+        return f"{self.data}, {self.split} split{mirrored}"
 
     @property
     def everyone(self) -> list[Summary]:
@@ -133,8 +155,10 @@ class Board:
         return None
 
     def teacher_of(self, arm: Arm) -> Summary | None:
-        """The arm's teacher, judged on the same images."""
-        return next((one for one in self.teachers if one.teacher == arm.teacher), None)
+        """The arm's teacher, judged on the same images; of several, the best by AbsRel."""
+        names = arm.teacher.split("+")
+        judged = [one for one in self.teachers if one.teacher in names]
+        return min(judged, key=lambda one: one.metrics["abs_rel"], default=None)
 
     def gain(self, arm: Arm) -> float | None:
         """Share of the labels-only student's AbsRel that is gone; negative: it grew."""
@@ -192,9 +216,15 @@ def read_boards(runs: Collection[str] | None = None) -> list[Board]:
     summaries = [one for one in map(_read, paths) if runs is None or one.run in runs]
     places = sorted({(one.data, one.split, one.protocol) for one in summaries})
     return [
-        _board(place, [s for s in summaries if (s.data, s.split, s.protocol) == place])
+        board
         for place in places
+        for board in _boards(place, [s for s in summaries if _place(s) == place])
     ]
+
+
+def place_of(data: str, split: str, protocol: str, *, mirror: bool) -> str:
+    """Names a board in files and keys, as `evaluation_path` names its evaluations."""
+    return evaluation_path("any", data, split, protocol, mirror=mirror).stem
 
 
 def read_store_cost(path: Path) -> StoreCost:
@@ -252,13 +282,29 @@ def _read(path: Path) -> Summary:
     return summary
 
 
-def _board(place: tuple[str, str, str], summaries: Sequence[Summary]) -> Board:
+def _place(one: Summary) -> tuple[str, str, str]:
+    return one.data, one.split, one.protocol
+
+
+def _boards(place: tuple[str, str, str], summaries: Sequence[Summary]) -> list[Board]:
+    """One, or one of those with mirrored images too; a teacher alone has a plain one."""
+    judged = {bool(one.mirror) for one in summaries if one.kind == "student"} or {False}
+    return [
+        _board(
+            place, [s for s in summaries if s.kind == "teacher" or bool(s.mirror) == mirror], mirror
+        )
+        for mirror in sorted(judged)
+    ]
+
+
+def _board(place: tuple[str, str, str], summaries: Sequence[Summary], mirror: bool) -> Board:
     data, split, protocol = place
     keys = {_key(one): None for one in summaries if one.kind == "student"}
     return Board(
         data=data,
         split=split,
         protocol=protocol,
+        mirror=mirror,
         teachers=tuple(one for one in summaries if one.kind == "teacher"),
         arms=tuple(_arm([one for one in summaries if _key(one) == key]) for key in keys),
     )

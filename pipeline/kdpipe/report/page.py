@@ -42,6 +42,8 @@ class TeacherNote:
     parameters: int | None = None
     steps: int | None = None
     seconds: float | None = None
+    is_finished: bool = True
+    """False: its training was stopped before its last step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ def _section(section: Section, notes: Mapping[str, TeacherNote]) -> str:
     board = section.board
     first = board.everyone[0]
     parts = [
-        f"## {escape(board.data)}, {escape(board.split)} split",
+        f"## {escape(board.heading)}",
         f"Protocol `{board.protocol}`: {escape(first.protocol_says)}, truth in "
         f"({first.min_depth:g}, {first.max_depth:g}) m; {first.images} images, "
         f"{first.skipped} skipped.",
@@ -110,7 +112,9 @@ def _teachers_table(notes: Sequence[TeacherNote]) -> str:
             escape(one.teacher),
             escape(one.trained_on or NOTHING),
             NOTHING if one.parameters is None else f"{one.parameters / 1e6:.2f} M",
-            NOTHING if one.steps is None else str(one.steps),
+            NOTHING
+            if one.steps is None
+            else f"{one.steps}{'' if one.is_finished else ', in part'}",
             seconds_text(one.seconds),
         ]
         for one in notes

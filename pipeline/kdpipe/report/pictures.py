@@ -53,8 +53,7 @@ def write_sheet(path: Path, board: Board, student: str) -> list[str]:
         except CheckpointError as error:
             said.append(f"{arm.name} is not shown: {error}")
     seen = [_seen(rows, number, images[at], columns, at) for at, number in enumerate(numbers)]
-    title = f"{student} on {board.data} ({board.split})"
-    draw_sheet(path, title, list(columns), seen)
+    draw_sheet(path, f"{student} on {board.heading}", list(columns), seen)
     return said
 
 
@@ -62,7 +61,8 @@ def pick(board: Board) -> list[int]:
     """Row numbers, evenly over the images that everyone was judged on."""
     judged: set[int] | None = None
     for one in board.everyone:
-        path = evaluation_path(one.run, board.data, board.split, board.protocol)
+        mirror = bool(one.mirror)
+        path = evaluation_path(one.run, board.data, board.split, board.protocol, mirror=mirror)
         rows = {line.row for line in read_table(path.with_suffix(".parquet")) if line.errors}
         judged = rows if judged is None else judged & rows
     common = sorted(judged or ())

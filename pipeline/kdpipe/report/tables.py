@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kdpipe.metrics import METRICS
+from kdpipe.report.board import place_of
 
 if TYPE_CHECKING:
     from kdpipe.report.board import Arm, Board, StoreCost
@@ -38,6 +39,7 @@ class Line:
     data: str
     split: str
     protocol: str
+    mirror: bool
     student: str
     who: str
     """For people: `teacher adabins-small`, `labels only`, …"""
@@ -75,6 +77,7 @@ def _single(board: Board, who: str, key: str, mean: Mapping[str, float]) -> Line
         data=board.data,
         split=board.split,
         protocol=board.protocol,
+        mirror=board.mirror,
         student="",
         who=who,
         key=key,
@@ -93,8 +96,9 @@ def _line(board: Board, arm: Arm) -> Line:
         data=board.data,
         split=board.split,
         protocol=board.protocol,
+        mirror=board.mirror,
         student=arm.student,
-        who=arm.name + elsewhere,
+        who=arm.name + elsewhere + _unfinished(arm),
         key=arm.method + aux,
         teacher=arm.teacher,
         seeds=len(arm.runs),
@@ -105,6 +109,14 @@ def _line(board: Board, arm: Arm) -> Line:
         gap_closed=board.gap_closed(arm),
         parameters=arm.runs[0].parameters,
     )
+
+
+def _unfinished(arm: Arm) -> str:
+    """What marks an arm that was judged before its trainings were done."""
+    if not arm.unfinished:
+        return ""
+    of = "" if len(arm.runs) == 1 else f" ({arm.unfinished} of {len(arm.runs)} seeds)"
+    return f", trained in part{of}"
 
 
 def results_table(lines: Sequence[Line]) -> str:
@@ -171,11 +183,11 @@ def csv_text(lines: Sequence[Line]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [name for metric in METRICS for name in (metric, f"{metric}_std")]
-    about = ("data", "split", "protocol", "student", "arm", "teacher", "seeds", "images")
+    about = ("data", "split", "protocol", "mirror", "student", "arm", "teacher", "seeds", "images")
     writer.writerow([*about, "gain", "gap_closed", "parameters", *names])
     for line in lines:
-        values: list[object] = [line.data, line.split, line.protocol, line.student, line.key]
-        values += [line.teacher, line.seeds, line.images]
+        values: list[object] = [line.data, line.split, line.protocol, str(line.mirror).lower()]
+        values += [line.student, line.key, line.teacher, line.seeds, line.images]
         values += [line.gain, line.gap_closed, line.parameters]
         for metric in METRICS:
             values += [line.mean[metric], line.deviation[metric]]
@@ -187,7 +199,8 @@ def metrics_tree(lines: Sequence[Line]) -> dict[str, object]:
     """The few numbers that `dvc metrics show` prints, by data set and arm."""
     tree: dict[str, dict[str, object]] = {}
     for line in lines:
-        place = tree.setdefault(f"{line.data}-{line.split}-{line.protocol}", {})
+        where = place_of(line.data, line.split, line.protocol, mirror=line.mirror)
+        place = tree.setdefault(where, {})
         who = f"{line.student} {line.key}" if line.student else f"{line.key} {line.teacher}".strip()
         values: dict[str, object] = {name: round(line.mean[name], 6) for name in SHOWN}
         if line.gain is not None:

@@ -15,6 +15,7 @@ def verdicts(board: Board) -> list[str]:
     """Sentences on a board: every arm against its baseline, then all that is missing."""
     said = [_verdict(board, arm) for arm in board.arms if not arm.is_baseline]
     said += [_not_learned(board, arm) for arm in board.arms]
+    said += [_stopped(arm) for arm in board.arms]
     return [one for one in said if one] + missing(board)
 
 
@@ -76,4 +77,13 @@ def _not_learned(board: Board, arm: Arm) -> str:
     return (
         f"{arm.student}, {arm.name}, has not learned: its AbsRel {arm.mean('abs_rel'):.4f} is not "
         f"below that of the train split's median depth map, {usual['abs_rel']:.4f}."
+    )
+
+
+def _stopped(arm: Arm) -> str:
+    if not arm.unfinished:
+        return ""
+    return (
+        f"{arm.student}, {arm.name}: {arm.unfinished} of {len(arm.runs)} trainings were stopped "
+        "before their last step; run the same `kdpipe distill` and `kdpipe evaluate` to go on."
     )

@@ -79,9 +79,20 @@ def find_student(run: str) -> Path:
     raise UnknownNameError(str(folder), run, known)
 
 
-def evaluation_path(run: str, data: str, split: str, protocol: str) -> Path:
-    """Summary of `evaluate`; the rows are beside it as .parquet."""
-    return ARTIFACTS / "evaluations" / run / f"{data}-{split}-{protocol}.json"
+def evaluation_path(
+    run: str, data: str, split: str, protocol: str, *, mirror: bool = False
+) -> Path:
+    """Summary of `evaluate`; the rows are beside it as .parquet.
+
+    Args:
+        run: of a student, or a teacher's `teacher_run`.
+        data: on which it is judged.
+        split: of the rows.
+        protocol: by which.
+        mirror: averaged with mirrored images: another number, so another file.
+    """
+    name = f"{data}-{split}-{protocol}{'-mirror' if mirror else ''}.json"
+    return ARTIFACTS / "evaluations" / run / name
 
 
 def report_dir() -> Path:

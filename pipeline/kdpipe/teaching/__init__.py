@@ -24,6 +24,7 @@ from kdpipe.teaching.progress import Progress
 from kdpipe.teaching.tally import Tally, raise_what_failed
 from kdpipe.teaching.weights import find_weights
 from kdpipe.teaching.worker import Assignment, frame_sizes
+from kdpipe.training.outcome import warn_if_unfinished
 
 if TYPE_CHECKING:
     from kdpipe.store.ledger import Line
@@ -122,6 +123,8 @@ def run(
     rows_file = layout.rows_path(data)
     rows = rows_of(data, manifests)
     weights = find_weights(card, fitted_on or data, checkpoint)
+    if weights.source == "fitted" and checkpoint is None:
+        warn_if_unfinished(layout.teacher_dir(fitted_on or data, card.name), "fit")
     params = load_params().store
     if precision is not None:
         params = replace(params, precision=precision)

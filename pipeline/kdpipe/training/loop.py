@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -23,6 +22,7 @@ from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
 from kdpipe.training.interrupt import interruptible
 from kdpipe.training.optimizer import make_optimizer, make_schedule
+from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import Sample, Stream
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
 CPU = torch.device("cpu")
 
 StepLoss: TypeAlias = Callable[[nn.Module, Sample], Tensor]
@@ -171,16 +170,6 @@ def finish(plan: Plan, trained: Trained, summary: Mapping[str, object]) -> None:
     )
     if trained.finished:
         checkpoint.save(plan.folder, plan.identity, progress, {})
-
-
-def warn_if_unfinished(folder: Path) -> None:
-    """Says so where a folder's training was stopped before its last step."""
-    try:
-        said = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # weights from elsewhere have none
-    if isinstance(said, dict) and said.get("finished") is False:
-        logger.warning("%s was trained in part: run the same `kdpipe distill` to go on", folder)
 
 
 def seed_everything(seed: int) -> None:

@@ -19,8 +19,9 @@ from kdpipe.evaluate import Summary
 from kdpipe.metrics import METRICS
 from kdpipe.metrics.table import ImageErrors, write_summary, write_table
 from kdpipe.report.board import read_boards
+from kdpipe.report.pictures import pick
 from kdpipe.report.sheets import Seen, depth_range, draw_sheet, relative_error
-from kdpipe.report.tables import escape, lines_of
+from kdpipe.report.tables import escape, lines_of, metrics_tree
 from kdpipe.report.verdict import verdicts
 from kdpipe.store.layout import Run, evaluation_path, student_dir
 
@@ -52,7 +53,7 @@ def _evaluated(run: str, abs_rel: float, **about: object) -> None:
         parameters=1_500_000,
     )
     summary = replace(summary, **about)  # type: ignore[arg-type]
-    path = evaluation_path(run, "toy", "test", "none")
+    path = evaluation_path(run, "toy", "test", "none", mirror=bool(summary.mirror))
     errors = _metrics(abs_rel)
     rows = [ImageErrors(row=n, id=str(n), errors=errors) for n in (3, 4)]
     write_table(path.with_suffix(".parquet"), rows)
@@ -63,7 +64,7 @@ def _add_teacher(abs_rel: float = 0.1) -> None:
     _evaluated(f"toy_{TEACHER}", abs_rel, kind="teacher", teacher=TEACHER, parameters=None)
 
 
-def _add_arm(arm: str, values: Sequence[float], steps: int = 600) -> None:
+def _add_arm(arm: str, values: Sequence[float], steps: int = 600, **more: object) -> None:
     for seed, abs_rel in enumerate(values):
         run = replace(ARMS[arm], seed=seed)
         about = {
@@ -74,6 +75,7 @@ def _add_arm(arm: str, values: Sequence[float], steps: int = 600) -> None:
             "seed": seed,
             "trained_on": "toy",
             "mirror": False,
+            **more,
         }
         _evaluated(run.name, abs_rel, **about)
         folder = student_dir(run.name)
@@ -144,6 +146,33 @@ def test_unequal_steps_and_a_missing_teacher_are_said(toy: ToyProject) -> None:
 
     assert "differ in steps" in said
     assert "No teacher was evaluated" in said
+
+
+def test_students_on_mirrored_images_have_a_board_of_their_own(toy: ToyProject) -> None:
+    _add_teacher(0.1)
+    _add_arm("none", [0.2])
+    _add_arm("none", [0.18], mirror=True)
+    _add_arm("plain", [0.15], mirror=True)
+
+    plain, mirrored = read_boards()
+
+    assert [one.run for one in plain.everyone] == [f"toy_{TEACHER}", ARMS["none"].name]
+    assert {one.metrics["abs_rel"] for one in mirrored.everyone} == {0.1, 0.18, 0.15}
+    tree = metrics_tree([*lines_of(plain, {}), *lines_of(mirrored, {})])
+    assert set(tree) == {"toy-test-none", "toy-test-none-mirror"}
+    assert mirrored.heading == "toy, test split, averaged with the mirrored images"
+    assert pick(mirrored) == [3, 4]
+
+
+def test_a_training_that_was_cut_short_is_marked(toy: ToyProject) -> None:
+    _add_arm("none", [0.2, 0.2], finished=False)
+    _add_arm("plain", [0.1], finished=True)
+    (board,) = read_boards()
+
+    who = [line.who for line in lines_of(board, {})]
+
+    assert who[1:] == ["labels only, trained in part (2 of 2 seeds)", "tie-kd"]
+    assert any("2 of 2 trainings were stopped before their last" in one for one in verdicts(board))
 
 
 def test_nothing_evaluated_is_an_error(toy: ToyProject) -> None:

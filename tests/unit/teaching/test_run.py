@@ -185,6 +185,16 @@ def test_an_image_replaced_since_it_was_indexed_ends_the_run_and_finished_shards
     assert (done.written, done.kept, dict(done.bad)) == (16, 8, {})
 
 
+def test_weights_that_were_fitted_in_part_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    make_photos(2)
+    folder = layout.teacher_dir("photos", TEACHER)
+    (folder / "metrics.json").write_text('{"finished": false}')
+
+    teach()
+
+    assert f"{folder} was trained in part: run the same `kdpipe fit` to go on" in caplog.messages
+
+
 def test_reordered_and_edited_rows_are_refused_by_name() -> None:
     rows = make_photos(20)
     teach()
