@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -25,6 +26,8 @@ from kdpipe.store.disk import as_json, create_exclusively, disk_errors, read_jso
 from kdpipe.store.manifest import manifest_beside
 from kdpipe.store.s3 import S3Path
 from kdpipe.strict import build
+
+_NAME = re.compile(r"([0-9]{7,})\.([0-9]+)\.json")
 
 LEASE_SECONDS = 600.0
 """A claim that was not renewed for so long may be broken, also by another machine."""
@@ -174,8 +177,8 @@ def tidy(store: Path, run: str) -> None:
 
         s3_claims.give_back(store, run)
         return
-    for path in sorted(layout.claim_path(store, 0, 0).parent.glob("*.json")):
-        owner, shard = _owner(path), int(path.name.split(".")[0])
+    for shard, _, path in sorted(_all(store)):
+        owner = _owner(path)
         if owner is None:
             continue
         is_over = owner.is_gone and layout.record_path(store, shard).exists()
@@ -215,10 +218,9 @@ def refuse_living(store: Path) -> None:
 
         s3_claims.refuse_living(store)
         return
-    names = layout.claim_path(store, 0, 0).parent.glob("*.json")
-    for shard in sorted({int(one.name.split(".")[0]) for one in names}):
-        for generation in _generations(store, shard)[-1:]:
-            _refuse_living(store, shard, generation)
+    newest = {shard: generation for shard, generation, _ in sorted(_all(store))}
+    for shard, generation in newest.items():
+        _refuse_living(store, shard, generation)
 
 
 def _refuse_living(store: Path, shard: int, generation: int) -> None:
@@ -243,7 +245,7 @@ def _refuse_living(store: Path, shard: int, generation: int) -> None:
 def _owner(path: Path) -> Owner | None:
     try:
         return build(Owner, read_json(path), str(path))
-    except (FileNotFoundError, CardError, StoreError):
+    except (OSError, CardError, StoreError):
         return None  # an unreadable claim is respected until its lease is over
 
 
@@ -280,9 +282,15 @@ def _give_back(path: Path, shard: int) -> None:
 
 
 def _generations(store: Path, shard: int) -> list[int]:
-    first = layout.claim_path(store, shard, 0)
-    names = first.parent.glob(f"{first.name.partition('.')[0]}.*.json")
-    return sorted(int(one.name.split(".")[1]) for one in names)
+    return sorted(generation for one, generation, _ in _all(store) if one == shard)
+
+
+def _all(store: Path) -> Iterator[tuple[int, int, Path]]:
+    """Shard, generation and path of each claim; what has another name is none of ours."""
+    for path in layout.claim_path(store, 0, 0).parent.glob("*.json"):
+        found = _NAME.fullmatch(path.name)
+        if found is not None:
+            yield int(found[1]), int(found[2]), path
 
 
 @cache

@@ -15,14 +15,18 @@ from kdpipe.errors import StoreError
 from kdpipe.store import s3
 from kdpipe.store.s3 import S3Path
 
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+"""What file systems without hard links say to one."""
+
 
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
     """Turns a full, read-only or forbidden disk into one line.
 
     Raises:
-        StoreError: instead of OSError with ENOSPC, EDQUOT, EROFS, EACCES, EPERM or EIO.
+        StoreError: instead of OSError with one of these numbers.
     """
+    in_the_way = "something else is where a file or a folder of the store belongs: move it away"
     told = {
         errno.ENOSPC: "the disk is full: make room",
         errno.EDQUOT: "the quota is used up: make room",
@@ -30,12 +34,14 @@ def disk_errors(where: Path) -> Iterator[None]:
         errno.EACCES: "it is not permitted: mend the permissions",
         errno.EPERM: "it is not permitted: mend the permissions",
         errno.EIO: "the disk failed: mend it",
+        **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), in_the_way),
     }
     try:
         yield
     except OSError as error:
         if error.errno not in told:
             raise
+        where = error.filename or where if told[error.errno] == in_the_way else where
         raise StoreError(
             f"{where} cannot be written, {told[error.errno]}, and run the same command again; "
             "finished shards stay"
@@ -131,6 +137,14 @@ def link_exclusively(source: Path, target: Path) -> bool:
         os.link(source, target)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise StoreError(
+            f"{target} cannot be linked ({error.strerror}), as on FAT and exFAT: a store needs a "
+            "disk that has hard links, e.g. ext4, XFS or NFS: move artifacts/stores to one, or "
+            "set store.root to an s3:// address"
+        ) from error
     try:
         sync_folder(target.parent)
     except OSError:

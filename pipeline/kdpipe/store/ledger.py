@@ -206,7 +206,13 @@ def sealed(record: Record) -> bytes:
 
 def _content(where: Path) -> bytes:
     if not isinstance(where, S3Path):
-        return where.read_bytes()
+        try:
+            return where.read_bytes()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise StoreError(
+                f"{where} is no file ({error.strerror}), expected a shard's record: move it away "
+                "and teach again"
+            ) from error
     from kdpipe.store.s3_claims import recorded  # which knows how long a ledger's claim is
 
     record = recorded(where.read_bytes())

@@ -194,7 +194,7 @@ def read_info(path: Path) -> StoreInfo:
     """
     try:
         root = read_json(layout.metadata_path(path))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise StoreError(f"{path} is no store of kdpipe: run `kdpipe teach` first") from error
     attributes = root.get("attributes")
     values = attributes.get(layout.ATTRIBUTES) if isinstance(attributes, dict) else None

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
 
 
-_OURS_ON_S3 = re.compile(
+_OURS = re.compile(
     r"(?:(?:depth|extent|bins|bins/[a-z]+)/)?zarr\.json"
     r"|(?:depth|extent|bins/[a-z]+)/c(?:\.\d+)+"
     r"|ledger/(?:\d+\.json|consolidated\.parquet)"
+    r"|claims/\d+\.\d+\.json|work/\d+\.[0-9a-z]+/.*|(?:.*/)?\.[^/]*\.tmp"
 )
-"""Names of a store's objects, for one whose own root no longer says them."""
+"""Names of a store's files or objects, for one whose own root no longer says them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,7 @@ def _find_on_s3(path: S3Path) -> Removable:
             raise _stranger(path, file)
     else:  # its root is damaged, or its removal was killed
         for one in objects:
-            if not _OURS_ON_S3.fullmatch("/".join(one.path.relative_to(path).parts)):
+            if not _OURS.fullmatch("/".join(one.path.relative_to(path).parts)):
                 raise _stranger(path, one.path)
     s3_claims.refuse_living(path)
     manifest, said = manifest_beside(path), read_manifest(path) or {}
@@ -206,8 +207,12 @@ def _check(path: Path) -> None:
         known |= {layout.claim_path(path, 0, 0).parent, layout.work_dir(path, 0, "").parent}
         arrays = {layout.DEPTH, layout.EXTENT, layout.BIN_CODES.partition("/")[0]}
         known |= {path / name for name in arrays}
-        if finished(path) and known.issuperset(path.iterdir()):
-            return  # its root is damaged, its ledger says what it was
-        raise
+        if not finished(path) or not known.issuperset(path.iterdir()):
+            raise
+        # Its root is damaged, its ledger says what it was.
+        for file in sorted(one for one in path.rglob("*") if not one.is_dir()):
+            if not _OURS.fullmatch(file.relative_to(path).as_posix()):
+                raise _stranger(path, file) from None
+        return
     for file in strangers(path, info):
         raise _stranger(path, file)

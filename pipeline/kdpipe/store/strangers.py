@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ from kdpipe.store.s3 import S3Path
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+
+
+_CLAIM = re.compile(r"[0-9]{7,}\.[0-9]+\.json")
+_WORK = re.compile(r"[0-9]{7,}\.[0-9a-z]+")
 
 
 def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
@@ -34,15 +39,19 @@ def strangers(path: Path, info: StoreInfo) -> Iterator[Path]:
         array, dimensions = path / one.name, 1 + len(one.shape)
         shards = (layout.shard_name(shard, dimensions) for shard in range(info.shards))
         known.update(f"{array}/{shard}" for shard in shards)
-    passing = {str(layout.claim_path(path, 0, 0).parent), str(layout.work_dir(path, 0, "").parent)}
     if isinstance(path, S3Path):
         for found in s3.listed(path):
             if not found.path.name.endswith(".tmp") and str(found.path) not in known:
                 yield found.path
         return
+    claims = str(layout.claim_path(path, 0, 0).parent)
+    work = str(layout.work_dir(path, 0, "").parent)
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(one for one in folders if str(Path(folder, one)) not in passing)
+        folders.sort()
+        if folder == work:
+            folders[:] = [one for one in folders if not _WORK.fullmatch(one)]
         for name in sorted(names):
             is_half = name.startswith(".") and name.endswith(".tmp")
-            if not is_half and f"{folder}/{name}" not in known:
+            is_claim = folder == claims and _CLAIM.fullmatch(name)
+            if not is_half and not is_claim and f"{folder}/{name}" not in known:
                 yield Path(folder, name)

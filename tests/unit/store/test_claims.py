@@ -137,6 +137,58 @@ def test_an_unreadable_claim_is_respected_until_its_lease_is_over(tmp_path: Path
     Claim.take(tmp_path, 3, "mine").hold()
 
 
+def test_what_is_no_claim_is_let_be_and_a_folder_is_an_unreadable_one(tmp_path: Path) -> None:
+    folder = layout.claim_path(tmp_path, 3, 1)
+    folder.mkdir(parents=True)
+    names = ("notes.json", "0000004.json", "0000004.a.json", "4.1.json", "²²²²²²².1.json")
+    for name in names:
+        (folder.parent / name).write_text("{}")
+
+    with pytest.raises(ClaimError, match=r"shard 3 .* unreadable claim"):
+        claims.refuse_living(tmp_path)
+    with pytest.raises(ClaimError, match="unreadable claim"):
+        Claim.take(tmp_path, 3, "mine")
+    Claim.take(tmp_path, 4, "mine")
+    tidy(tmp_path, "mine")
+    claims.give_back(tmp_path, 4, "mine")
+
+    assert {one.name for one in folder.parent.iterdir()} == {folder.name, *names}
+
+
+NO_LINKS = """
+import ctypes, platform, struct, sys
+from pathlib import Path
+from kdpipe.errors import StoreError
+from kdpipe.store.claims import Claim
+links = {"x86_64": (86, 265), "aarch64": (37,)}[platform.machine()]
+refuse = [(0x15, 0, 1, one) for one in links]  # BPF: is it this call? else the one after the next
+steps = [(0x20, 0, 0, 0)]
+for step in refuse:
+    steps += [step, (0x06, 0, 0, 0x00050001)]  # SECCOMP_RET_ERRNO, EPERM, as FAT says
+steps.append((0x06, 0, 0, 0x7FFF0000))
+code = b"".join(struct.pack("HBBI", *step) for step in steps)
+kept = ctypes.create_string_buffer(code)
+program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(kept))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
+try:
+    Claim.take(Path(sys.argv[1]), 3, "mine")
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is told to refuse")
+def test_a_disk_without_hard_links_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_LINKS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+
+    assert "cannot be linked (Operation not permitted), as on FAT" in done.stdout
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
 def test_a_clock_that_was_set_back_gives_a_living_claim_one_more_lease(tmp_path: Path) -> None:
     other = hold_elsewhere(tmp_path, lease=50)
     path = layout.claim_path(tmp_path, 3, 1)

@@ -141,8 +141,13 @@ def test_what_is_no_store_or_holds_more_stays(path: Path, tmp_path: Path) -> Non
             find_removable(what)
 
 
-def test_a_damaged_store_may_go_too(path: Path) -> None:
+def test_a_damaged_store_may_go_too_unless_it_holds_more(path: Path) -> None:
     layout.metadata_path(path).write_text("{")
+    for mine in (path / "depth" / "mine.txt", path / "claims" / "mine.json"):
+        mine.write_text("mine")
+        with pytest.raises(StoreError, match=f"holds {mine.parent.name}/mine"):
+            find_removable(path)
+        mine.unlink()
 
     remove(find_removable(path))
 

@@ -187,7 +187,10 @@ def test_a_shard_that_is_taught_again_meanwhile_is_no_problem(
 
 @pytest.mark.parametrize(
     "name",
-    ["notes.txt", "depth/c.3.0.0", "depth/c.1.0.0~", "ledger/0000003.json", "ledger/1.json", "a/b"],
+    [
+        *("notes.txt", "depth/c.3.0.0", "depth/c.1.0.0~", "ledger/0000003.json", "ledger/1.json"),
+        *("a/b", "claims/notes.json", "claims/0000001.json", "claims/a/b.json", "work/mine.txt"),
+    ],
 )
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_file_of_someone_else_is_named(name: str, quick: bool, path: Path) -> None:
@@ -198,6 +201,27 @@ def test_a_file_of_someone_else_is_named(name: str, quick: bool, path: Path) -> 
 
     assert [(one.kind, one.file) for one in seen.problems] == [("stranger", path / name)]
     assert open_store(path).known(0)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_folder_in_the_place_of_a_file_is_named(quick: bool, path: Path) -> None:
+    places = (
+        layout.record_path(path, 1),
+        layout.consolidated_path(path),
+        info_of().file(path, layout.DEPTH, 0),
+    )
+    for place in places:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+
+    seen = verify(path, quick=quick)
+
+    assert {one.shard for one in seen.problems} == {0, 1}
+    with pytest.raises(StoreError, match=r"0000001\.json is no file"):
+        open_store(path).depth(5)
+    layout.metadata_path(path).unlink()
+    layout.metadata_path(path).mkdir()
+    assert verify(path, quick=quick).problems[0].file == layout.metadata_path(path)
 
 
 def test_a_record_of_another_store_is_named(path: Path) -> None:
