@@ -19,7 +19,7 @@ from kdpipe.datasets.files import digest_of
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.claims import Claim
-from kdpipe.store.frame import BILINEAR
+from kdpipe.store.frame import BILINEAR, native_line
 from kdpipe.store.identity import identity_of
 from kdpipe.store.ledger import Record
 from kdpipe.store.metadata import StoreInfo, formats, write_info
@@ -122,6 +122,7 @@ def make_tiny_store() -> MakeStore:
         bad: tuple[int, ...] = (),
         rule: str = BILINEAR,
         bins: Companded | LogBinomial | None = None,
+        factor: float = 1.0,
     ) -> Store:
         card: TeacherCard = load_teacher_card(teacher)
         native = (HEIGHT // 2, WIDTH // 2)
@@ -145,7 +146,8 @@ def make_tiny_store() -> MakeStore:
             claim = Claim.take(path, shard, "test")
             with open_writer(info, claim) as writer:
                 for number in range(start, stop):
-                    put(writer, rows, number, codec, known=number not in bad, rule=rule)
+                    known = number not in bad
+                    put(writer, rows, number, codec, known=known, rule=rule, factor=factor)
                 writer.commit(
                     Record(
                         store=info.digest,
@@ -165,18 +167,26 @@ def make_tiny_store() -> MakeStore:
 
 
 def put(
-    writer: ShardWriter, rows: Rows, number: int, codec: Log16, *, known: bool, rule: str
+    writer: ShardWriter,
+    rows: Rows,
+    number: int,
+    codec: Log16,
+    *,
+    known: bool,
+    rule: str,
+    factor: float = 1.0,
 ) -> None:
-    """Writes one row of a store."""
+    """Writes one row of a store, by a teacher who is wrong by a factor."""
     row: Row = rows[number]
-    depth = scene(_scenes[row.image_digest])[1]
+    depth = np.float32(factor) * scene(_scenes[row.image_digest])[1]
     height, width = HEIGHT // 2, WIDTH // 2
-    if rule == BILINEAR:
-        y, x = np.linspace(0, HEIGHT - 1, height), np.linspace(0, WIDTH - 1, width)
-    else:
-        p, q = (int(3 * np.sqrt(side / 2)) for side in (HEIGHT, WIDTH))
-        y = (np.arange(height) + 0.5) * (HEIGHT + 2 * p) / height - 0.5 - p
-        x = (np.arange(width) + 0.5) * (WIDTH + 2 * q) / width - 0.5 - q
+    y, x = (
+        (np.arange(native) - offset) / scale
+        for native, (scale, offset) in (
+            (height, native_line(height, HEIGHT, rule)),
+            (width, native_line(width, WIDTH, rule)),
+        )
+    )
     rows_at = np.abs(np.round(y)).astype(int)
     columns_at = np.abs(np.round(x)).astype(int)
     rows_at = np.minimum(rows_at, 2 * (HEIGHT - 1) - rows_at)

@@ -16,6 +16,7 @@ from torch import nn
 
 from kdpipe.cards import TeacherCard, card_names, load_data, load_teacher_card
 from kdpipe.teachers import Teacher, build_network, family_names, load_teacher, make_teacher
+from kdpipe.teachers.base import RULE
 from kdpipe.teachers.weights import is_published
 
 CARDS = [load_teacher_card(name) for name in card_names("teachers")]
@@ -183,7 +184,9 @@ def test_odd_sizes_reach_the_frame(teacher: Teacher) -> None:
     assert frame.shape == (1, *ODD)
     assert frame.isfinite().all()
     corners = out.depth[0, [0, 0, -1, -1], [0, -1, 0, -1]]
-    torch.testing.assert_close(frame[0, [0, 0, -1, -1], [0, -1, 0, -1]], corners)
+    within = 1e-5 if out.rule == RULE else 0.05  # others meet at the outer edges
+    found = frame[0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    torch.testing.assert_close(found, corners, rtol=within, atol=1e-5)
 
 
 def test_black_white_and_noise_stay_finite(teacher: Teacher) -> None:

@@ -13,8 +13,9 @@ from kdpipe.errors import CardError, DataError
 _UNUSED = ("neck.fusion_stage.layers.0.residual_layer1.",)
 """The first fusion of DPT and Depth Anything has nothing to add: DPT's files do not hold it."""
 
-_NEAREST, _FARTHEST = 1e-4, 1e4
-"""Of Depth Pro's inverse depth [1/m], as its own processor clips it."""
+_INVERSE_RANGE = (1e-8, 1e8)
+"""Of Depth Pro's inverse depth [1/m]. Its own processor ends at 1e-4 and 1e4, but in the frame:
+until then the sky stays farther, so that its border mixes as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,6 @@ def _depth_pro(canonical: Tensor, angle: Tensor | None) -> Tensor:
         which is 2 tan(angle / 2).
     """
     if angle is None:
-        return 1 / canonical.clamp(_NEAREST, _FARTHEST)
+        return 1 / canonical.clamp(*_INVERSE_RANGE)
     scale = 2 * torch.tan(torch.deg2rad(angle.reshape(-1)) / 2)
-    return 1 / (canonical * scale[:, None, None]).clamp(_NEAREST, _FARTHEST)
+    return 1 / (canonical * scale[:, None, None]).clamp(*_INVERSE_RANGE)

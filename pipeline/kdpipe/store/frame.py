@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 BILINEAR = "bilinear-align-corners"
 BICUBIC_PADDED = "bicubic-padded"
-RULES = (BILINEAR, BICUBIC_PADDED)
+BICUBIC = "bicubic"
+BILINEAR_EDGES = "bilinear"
+BILINEAR_INVERSE = "bilinear-inverse"
+RULES = (BILINEAR, BICUBIC_PADDED, BICUBIC, BILINEAR_EDGES, BILINEAR_INVERSE)
+
+_INVERSE_RANGE = np.float32(1e-4), np.float32(1e4)
+"""Inverse depth [1/m] that `bilinear-inverse` ends at."""
 
 
 class Window(NamedTuple):
@@ -66,15 +72,25 @@ def to_frame(
     frame: tuple[int, int],
     window: Window | None = None,
     rule: str = BILINEAR,
+    *,
+    near: float | None = None,
 ) -> Depth:
     """Brings a native depth map to the frame.
 
     `bilinear-align-corners`: the frame's first and last pixels are the native map's first and last;
     between them the native position of frame pixel x is x * (w - 1) / (W - 1).
 
-    `bicubic-padded`: the native map is of the frame with int(3 * sqrt(W / 2)) = p more columns on
-    both sides, rows likewise; the position of x is (x + p + 1 / 2) * w / (W + 2 p) - 1 / 2, mixed
-    by cubic convolution with -3 / 4, lines beyond the map's edge being its edge. It may overshoot.
+    `bicubic`: the outer edges of frame and map fall together, the position of x is
+    (x + 1 / 2) * w / W - 1 / 2; mixed by cubic convolution with -3 / 4, lines beyond the map's edge
+    being its edge. It may overshoot.
+
+    `bicubic-padded`: likewise, but the native map is of the frame with int(3 * sqrt(W / 2)) = p
+    more columns on both sides, rows likewise; the position is (x + p + 1 / 2) * w / (W + 2 p)
+    - 1 / 2.
+
+    `bilinear`: positions as of `bicubic`, bilinear.
+
+    `bilinear-inverse`: as `bilinear`, but of 1 / depth, which then ends at 1e-4 and 1e4 per metre.
 
     Only the native lines that the window needs are read, and the result equals the same part of the
     whole map.
@@ -84,6 +100,8 @@ def to_frame(
         frame: its size (H, W) [pixels].
         window: part of the frame; None: the whole.
         rule: one of RULES.
+        near: depth [m] below which no known pixel falls, however a cubic overshoots; None: as it
+            falls, also below zero.
 
     Returns:
         Depth (H, W) [m] of the window; 0 where the interpolation touches an unknown native pixel.
@@ -93,9 +111,12 @@ def to_frame(
 
     Reference:
         Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981; Bhat et al.,
-        "ZoeDepth", https://arxiv.org/abs/2302.12288, whose published inference pads so.
+        "ZoeDepth", https://arxiv.org/abs/2302.12288, whose published inference pads so; Bochkovskii
+        et al., "Depth Pro", https://arxiv.org/abs/2410.02073, whose inference resizes and clips
+        inverse depth. `bicubic` is what transformers does with the maps of DPT, Depth Anything and
+        GLPN.
     """
-    how = resampling((native.shape[0], native.shape[1]), frame, window, rule)
+    how = resampling((native.shape[0], native.shape[1]), frame, window, rule, near=near)
     return how.mix(native[how.rows, how.columns])
 
 
@@ -117,6 +138,8 @@ def resampling(
     frame: tuple[int, int],
     window: Window | None = None,
     rule: str = BILINEAR,
+    *,
+    near: float | None = None,
 ) -> Resampling:
     """`to_frame` in two steps: which lines of a map (h, w) it needs, and what it makes of them.
 
@@ -124,13 +147,14 @@ def resampling(
         StoreError: the window leaves the frame.
     """
     part = part_of(frame, window)
-    if rule == BICUBIC_PADDED:
-        rows, above = _cubic_part(_cubic(native[0], frame[0]), part.top, part.height)
-        columns, beside = _cubic_part(_cubic(native[1], frame[1]), part.left, part.width)
-        return Resampling(rows, columns, partial(_mix_four, y=above, x=beside))
-    rows, y = _axis_part(_axis(native[0], frame[0]), part.top, part.height)
-    columns, x = _axis_part(_axis(native[1], frame[1]), part.left, part.width)
-    return Resampling(rows, columns, partial(_mix_two, y=y, x=x))
+    if rule in (BICUBIC, BICUBIC_PADDED):
+        rows, above = _cubic_part(_cubic(native[0], frame[0], rule), part.top, part.height)
+        columns, beside = _cubic_part(_cubic(native[1], frame[1], rule), part.left, part.width)
+        return Resampling(rows, columns, partial(_mix_four, y=above, x=beside, near=near))
+    rows, y = _axis_part(_axis(native[0], frame[0], rule), part.top, part.height)
+    columns, x = _axis_part(_axis(native[1], frame[1], rule), part.left, part.width)
+    mix = _mix_inverse if rule == BILINEAR_INVERSE else _mix_two
+    return Resampling(rows, columns, partial(mix, y=y, x=x))
 
 
 def native_line(native: int, frame: int, rule: str = BILINEAR) -> tuple[float, float]:
@@ -143,20 +167,22 @@ def native_line(native: int, frame: int, rule: str = BILINEAR) -> tuple[float, f
 
     Returns:
         (scale, offset): line x of the frame is line scale * x + offset of the native map; both
-        count from the first line's centre.
+        count from the first line's centre. What lies beyond the map's edge takes its edge.
     """
-    if rule == BICUBIC_PADDED:
-        padding = _padding(frame)
-        scale = native / (frame + 2 * padding)
-        return scale, scale * (padding + 0.5) - 0.5
-    return (native - 1) / (frame - 1) if frame > 1 else 0.0, 0.0
+    if rule == BILINEAR:
+        return (native - 1) / (frame - 1) if frame > 1 else 0.0, 0.0
+    padding = _padding(frame, rule)
+    scale = native / (frame + 2 * padding)
+    return scale, scale * (padding + 0.5) - 0.5
 
 
 @lru_cache(maxsize=64)
-def _axis(native: int, frame: int) -> _Axis:
+def _axis(native: int, frame: int, rule: str) -> _Axis:
     """Of the whole frame: a window takes its part, so that both are the same numbers."""
-    scale, _ = native_line(native, frame)
-    position = np.arange(frame, dtype=np.float64) * scale
+    if rule == BILINEAR:
+        position = np.arange(frame, dtype=np.float64) * native_line(native, frame)[0]
+    else:
+        position = _positions(native, frame, 0).astype(np.float64).clip(0, native - 1)
     low = np.minimum(np.floor(position), native - 1).astype(np.intp)
     weight = (position - low).astype(np.float32)
     weight[weight < 1e-6] = 0.0  # on a native line: its neighbour is not touched
@@ -164,6 +190,15 @@ def _axis(native: int, frame: int) -> _Axis:
     low += weight == 1.0
     weight[weight == 1.0] = 0.0
     return _Axis(low, low + (weight > 0), weight)
+
+
+def _positions(native: int, frame: int, padding: int) -> NDArray[np.float32]:
+    """Native positions of a frame's lines where outer edges fall together."""
+    # Rounded to float32 where torch does: its positions in a map of 500 lines are 1e-5 off.
+    scale = float(np.float32(native) / np.float32(frame + 2 * padding))
+    place = np.arange(padding, padding + frame, dtype=np.float64)
+    position: NDArray[np.float32] = (scale * (place + 0.5) - 0.5).astype(np.float32)
+    return position
 
 
 def _axis_part(axis: _Axis, start: int, length: int) -> tuple[slice, _Axis]:
@@ -179,6 +214,15 @@ def _mix_two(needed: Depth, y: _Axis, x: _Axis) -> Depth:
         needed = np.where(needed > 0, needed, np.float32(np.nan))  # unknown spreads by itself
         return np.nan_to_num(_mix_known(needed, y, x), copy=False, nan=0.0)
     return _mix_known(needed, y, x)
+
+
+def _mix_inverse(needed: Depth, y: _Axis, x: _Axis) -> Depth:
+    known = needed > 0
+    inverse = np.full(needed.shape, np.nan, np.float32)  # unknown spreads by itself
+    np.divide(np.float32(1), needed, out=inverse, where=known)
+    mixed = np.clip(_mix_known(inverse, y, x), *_INVERSE_RANGE)
+    depth: Depth = np.nan_to_num(1 / mixed, copy=False, nan=0.0)
+    return depth
 
 
 def _mix_known(needed: Depth, y: _Axis, x: _Axis) -> Depth:
@@ -217,13 +261,9 @@ _SCRATCH = _Scratch()
 
 
 @lru_cache(maxsize=64)
-def _cubic(native: int, frame: int) -> _Cubic:
+def _cubic(native: int, frame: int, rule: str) -> _Cubic:
     """Of the whole frame."""
-    padding = _padding(frame)
-    # Rounded to float32 where torch does: its positions in a map of 500 lines are 1e-5 off.
-    scale = float(np.float32(native) / np.float32(frame + 2 * padding))
-    place = np.arange(padding, padding + frame, dtype=np.float64)
-    position = (scale * (place + 0.5) - 0.5).astype(np.float32)
+    position = _positions(native, frame, _padding(frame, rule))
     low = np.floor(position)
     t = position - low
     weights = np.stack([_far(t + 1), _near(t), _near(1 - t), _far(2 - t)])
@@ -239,18 +279,23 @@ def _cubic_part(axis: _Cubic, start: int, length: int) -> tuple[slice, _Cubic]:
     return needed, _Cubic(lines - needed.start, weights)
 
 
-def _mix_four(needed: Depth, y: _Cubic, x: _Cubic) -> Depth:
+def _mix_four(needed: Depth, y: _Cubic, x: _Cubic, near: float | None) -> Depth:
     if not needed.size or needed.min() > 0:
-        return _convolve(needed, y, x)
+        return _lifted(_convolve(needed, y, x), near)
     unknown = ~(needed > 0)
     reach = [axis._replace(weights=(axis.weights != 0).astype(np.float32)) for axis in (y, x)]
-    depth = _convolve(np.where(unknown, np.float32(0), needed), y, x)
+    depth = _lifted(_convolve(np.where(unknown, np.float32(0), needed), y, x), near)
     depth[_convolve(unknown.astype(np.float32), *reach) > 0] = 0
     return depth
 
 
-def _padding(frame: int) -> int:
-    return int(3 * math.sqrt(frame / 2))
+def _lifted(depth: Depth, near: float | None) -> Depth:
+    """Depth without what a cubic makes of a steep edge: 0 would read as unknown."""
+    return depth if near is None else np.maximum(depth, np.float32(near), out=depth)
+
+
+def _padding(frame: int, rule: str) -> int:
+    return int(3 * math.sqrt(frame / 2)) if rule == BICUBIC_PADDED else 0
 
 
 def _near(t: NDArray[np.float32]) -> NDArray[np.float32]:

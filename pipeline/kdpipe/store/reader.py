@@ -155,7 +155,7 @@ class Store:
         codes = self._chunks.read(layout.DEPTH, row) if native[0] else None
         if codes is None:
             return np.zeros((part.height, part.width), np.float32)
-        how = resampling(native, frame, part, self.info.rule)
+        how = resampling(native, frame, part, self.info.rule, near=self._depth.near)
         return how.mix(self._metres(codes[how.rows, how.columns], row))
 
     def bins(self, row: int) -> StoredBins | StoredLogBinomial:

@@ -28,6 +28,18 @@ BICUBIC_PADDED = "bicubic-padded"
 """Native map to frame: the map is of the frame with `padding_of` it around; bicubic, the corners'
 outer edges on that padded frame's, then cropped. The result may overshoot the map's own range."""
 
+BICUBIC = "bicubic"
+"""Native map to frame: bicubic, the corners' outer edges on the frame's. It may overshoot."""
+
+BILINEAR_EDGES = "bilinear"
+"""Native map to frame: bilinear, the corners' outer edges on the frame's."""
+
+BILINEAR_INVERSE = "bilinear-inverse"
+"""Native map to frame: as `bilinear`, of 1 / depth, which then ends at INVERSE_RANGE."""
+
+INVERSE_RANGE = (1e-4, 1e4)
+"""[1/m], as Depth Pro's own inference clips."""
+
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name -> what convolutions and products are rounded to; losses of accuracy stay in float32."""
 
@@ -67,14 +79,24 @@ class TeacherOutput:
     rule: str = RULE
     """How `depth` comes to the frame; a store keeps the name and its reader repeats it."""
 
+    near: float | None = None
+    """Depth [m] that the frame's does not fall below where a cubic overshoots; None: as it falls,
+    as a map without unit may."""
+
     def depth_in_frame(self, height: int, width: int) -> Tensor:
         """Depth (B, height, width) [m] by `rule`."""
-        native = self.depth[:, None]
+        native, size = self.depth[:, None], (height, width)
         if self.rule == RULE:
-            return resize(native, (height, width))[:, 0]
-        top, left = padding_of(height, width)
+            return resize(native, size)[:, 0]
+        if self.rule == BILINEAR_EDGES:
+            return F.interpolate(native, size, mode="bilinear")[:, 0]
+        if self.rule == BILINEAR_INVERSE:
+            inverse = F.interpolate(1 / native, size, mode="bilinear")[:, 0]
+            return 1 / inverse.clamp(*INVERSE_RANGE)
+        top, left = padding_of(height, width) if self.rule == BICUBIC_PADDED else (0, 0)
         padded = F.interpolate(native, (height + 2 * top, width + 2 * left), mode="bicubic")
-        return padded[:, 0, top : top + height, left : left + width]
+        depth = padded[:, 0, top : top + height, left : left + width]
+        return depth if self.near is None else depth.clamp(min=self.near)
 
 
 class Teacher(ABC):
@@ -140,7 +162,8 @@ class Teacher(ABC):
             if self.mirror:
                 mirrored = self.look(rgb.flip(-1), focal).depth.flip(-1)
                 depth = (depth + mirrored.float()) / 2
-        return replace(out, depth=depth)
+        near = self.card.min_depth if self.card.is_metric else None
+        return replace(out, depth=depth, near=near)
 
 
 @contextlib.contextmanager

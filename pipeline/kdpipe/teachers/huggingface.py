@@ -33,7 +33,14 @@ from kdpipe.nets.hub_network import HubNetwork, HubOutput
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.strict import build as build_checked
 from kdpipe.teachers import hub
-from kdpipe.teachers.base import Teacher, TeacherOutput
+from kdpipe.teachers.base import (
+    BICUBIC,
+    BILINEAR_EDGES,
+    BILINEAR_INVERSE,
+    RULE,
+    Teacher,
+    TeacherOutput,
+)
 from kdpipe.teachers.weights import digest_of
 
 if TYPE_CHECKING:
@@ -63,6 +70,10 @@ _ELSEWHERE = {
 }
 """Models that an image alone, or this family, does not serve."""
 
+_RULES = {"depth_pro": BILINEAR_INVERSE, "chmv2": RULE, "tipsv2_dpt": BILINEAR_EDGES}
+"""Model type -> how its own image processor brings a map to the frame
+(`post_process_depth_estimation` of transformers 5.23); all others: BICUBIC."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -85,14 +96,17 @@ class Model:
 
 
 class HubTeacher(Teacher):
-    """Lifts metric depth to the card's smallest; a relative map stays as it is."""
+    """Lifts metric depth to the card's smallest; a relative map stays as it is, and one whose
+    inverse is still to be mixed: the frame's depth ends where its rule says."""
 
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """One pass; `focal` is not read."""
-        depth = cast("HubOutput", self.network(rgb)).depth
-        if self.card.is_metric:
+        network = cast("HubNetwork", self.network)
+        depth = cast("HubOutput", network(rgb)).depth
+        rule = _RULES.get(network.config.model_type, BICUBIC)
+        if self.card.is_metric and rule != BILINEAR_INVERSE:
             depth = depth.clamp(min=self.card.min_depth)
-        return TeacherOutput(depth)
+        return TeacherOutput(depth, rule=rule)
 
 
 def build(card: TeacherCard) -> HubNetwork:

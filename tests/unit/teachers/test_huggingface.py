@@ -17,9 +17,11 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
 from kdpipe.cards import TeacherCard, card_names, load_teacher_card
+from kdpipe.codecs import Log16
 from kdpipe.errors import CardError, CheckpointError, DataError
 from kdpipe.nets.hub_network import HubNetwork
-from kdpipe.teachers import build_network, load_teacher
+from kdpipe.store.frame import to_frame
+from kdpipe.teachers import build_network, load_teacher, make_teacher
 from kdpipe.teachers.weights import digest_of, find_published, is_here, is_published
 
 BACKBONE = {
@@ -176,10 +178,46 @@ def test_a_folder_gives_what_the_pipeline_of_transformers_gives(name: str, save:
         process = pipeline.image_processor.post_process_depth_estimation
         expected = process(said, [expected.shape[1:]])[0]["predicted_depth"][None]
 
-    found = load_teacher(card_of(name, hub=str(folder))).predict(pixels[None]).depth
+    out = load_teacher(card_of(name, hub=str(folder))).predict(pixels[None])
 
+    found = out.depth_in_frame(*expected.shape[1:])  # its own size
     assert found.std() > 1e-4 * found.mean()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_frame_is_what_the_models_own_processor_makes_of_its_map(name: str) -> None:
+    network, pixels = made(name), image()
+    out = make_teacher(card_of(name), network).predict(pixels[None])
+    process = network.processor.post_process_depth_estimation
+    with torch.inference_mode():
+        said = network.model(**network.processor(Pillow.fromarray(pixels), return_tensors="pt"))
+
+    for size in ((75, 101), (203, 157), (31, 44)):
+        expected = process(said, [size])[0]["predicted_depth"]
+
+        torch.testing.assert_close(out.depth_in_frame(*size)[0], expected, rtol=1e-5, atol=1e-6)
+        if name not in RELATIVE:  # the others are no metres, and come into no store
+            codec = Log16(1e-8, 4e8)
+            kept = codec.decode(codec.encode(out.depth[0].numpy()))
+            bound = codec.max_relative_error * (3 if out.rule == "bicubic" else 1.01)
+            read = to_frame(kept, size, rule=out.rule, near=codec.near)
+            np.testing.assert_allclose(read, expected, rtol=bound)
+
+
+def test_the_sky_of_depth_pro_mixes_with_what_is_before_it_as_published() -> None:
+    network = made("pro")
+    with torch.inference_mode():
+        said = network.model(**network.processor(Pillow.fromarray(image()), return_tensors="pt"))
+    said.predicted_depth = 0.1 * torch.rand(1, 128, 128)
+    said.predicted_depth[..., 64:] = 0.0
+    network.model.forward = lambda **_: said
+    expected = network.processor.post_process_depth_estimation(said, [(75, 101)])
+
+    found = make_teacher(card_of("pro"), network).predict(image()[None]).depth_in_frame(75, 101)[0]
+
+    assert (found == 1e4).float().mean() == pytest.approx(0.5, abs=0.02)
+    torch.testing.assert_close(found, expected[0]["predicted_depth"], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
