@@ -7,16 +7,19 @@ the copy that the wheel carries; the first that has it wins.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from kdpipe.errors import CardError, UnknownNameError
 from kdpipe.strict import build, digest_of, read_yaml
 
 logger = logging.getLogger(__name__)
 
+Join: TypeAlias = Literal["log-mean", "mean"]
+Confidence: TypeAlias = Literal["none", "entropy", "disagreement"]
 Kind = Literal["data", "teachers", "students", "methods"]
 
 _ENDINGS = {"nyu": ("n", "nyu", "resnet34"), "kitti": ("k", "kitti")}
@@ -270,15 +273,61 @@ class MethodCard:
     """False repeats TIE-KD's published pipeline, which turns image and truth but not the teacher's
     map."""
 
+    join: Join = "log-mean"
+    """Of several teachers, at each pixel over those that know it: the mean of depth, or of its
+    logarithm. Their distributions are mixed."""
+
+    weigh_teachers: Literal["equally", "inverse-variance"] = "equally"
+    """`inverse-variance`: by how far each is from measured depth."""
+
+    teacher_weights: Mapping[str, float] = field(default_factory=dict)
+    """Teacher -> weight, with the sum 1, instead."""
+
+    confidence: Confidence = "none"
+    """How much a pixel of the teacher's counts: `entropy`: 1 less that of its bins, by the largest;
+    `disagreement`: the smallest of several teachers' depths by the largest."""
+
+    confidence_threshold: float | None = None
+    """Pixels below do not count and all others do; None: confidence is their weight."""
+
     about: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_weights()
+        self._check_confidence()
         if self.truth_share is None:
             return
         if not 0 <= self.truth_share <= 1 or not (self.truth and self.distillation):
             raise CardError(
                 f"methods/{self.name}: truth_share in [0, 1] expected, and losses under truth and "
                 f"distillation to share, got {self.truth_share:g}"
+            )
+
+    def _check_weights(self) -> None:
+        weights = self.teacher_weights.values()
+        if not weights:
+            return
+        if min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6):
+            raise CardError(
+                f"methods/{self.name}: teacher_weights {dict(self.teacher_weights)} found, numbers "
+                "from 0 with the sum 1 expected"
+            )
+        if self.weigh_teachers != "equally":
+            raise CardError(
+                f"methods/{self.name}: teacher_weights and weigh_teachers: {self.weigh_teachers} "
+                "found, one of the two expected: leave one out"
+            )
+
+    def _check_confidence(self) -> None:
+        threshold = self.confidence_threshold
+        if self.confidence != "none" and not self.distillation:
+            raise CardError(
+                f"methods/{self.name}: confidence is of a teacher, found no loss under distillation"
+            )
+        if threshold is not None and (self.confidence == "none" or not 0 < threshold <= 1):
+            raise CardError(
+                f"methods/{self.name}: confidence_threshold {threshold:g} found, expected one in "
+                "(0, 1] beside confidence: entropy or disagreement"
             )
 
 

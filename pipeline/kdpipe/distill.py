@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, MODEL_FILE, build_network, save_student
 from kdpipe.training.augment import Augment, augment_of
+from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.loop import (
     Plan,
     finish,
@@ -28,8 +29,9 @@ from kdpipe.training.loop import (
 from kdpipe.training.methods import check_bins, check_inputs, loss_of, reads_bins
 from kdpipe.training.mixes import Mix, mix_of
 from kdpipe.training.outcome import METRICS
-from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream, rows_digest
+from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
+from kdpipe.training.teachers import NOT_TAUGHT
 from kdpipe.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnMissing = Literal["error", "subset"]
+_LATER = ("join", "weigh_teachers", "teacher_weights", "confidence", "confidence_threshold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ def run(
     student: str,
     data: str,
     *,
-    teacher: str | None = None,
+    teacher: str | Sequence[str] | None = None,
     aux: Sequence[str] = (),
     mix: str | None = None,
     ratio: float | None = None,
@@ -81,7 +84,8 @@ def run(
     Args:
         student: a card.
         data: an indexed data set, taught by `teacher` if the method reads one.
-        teacher: a card's name; what is read is its stores.
+        teacher: a card's name; what is read is its stores. Or several names, whose stores are
+            joined pixel by pixel as the method's card says.
         aux: further data sets, indexed and taught, whose truth is not read.
         mix: one of training.mixes.MIXES; None: `data`, with `aux` where that is given.
         ratio: share of `aux` in a batch; None: as large as it is.
@@ -104,18 +108,20 @@ def run(
     """
     _refuse_twins(data, aux)
     card, how = load_student_card(student, manifests), load_method(method, manifests)
-    check_inputs(how, teacher)
+    teachers = (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
+    check_inputs(how, teachers)
+    check_teachers(how, teachers)
     mixed = mix_of(mix, ratio, tuple(aux), how)
     settings = (params or load_params()).distill_of(student)
     rows = [rows_of(name, manifests) for name in (data, *aux)]
-    stores = [_open(one.name, teacher, manifests) for one in rows] if teacher is not None else []
-    check_bins(how, card, stores)
+    stores = [[_open(one.name, name, manifests) for name in teachers] for one in rows]
+    check_bins(how, card, [store for each in stores for store in each])
     name = layout.Run(
         data=data,
         aux=tuple(aux),
         mix=mixed.tag,
         ratio=ratio,
-        teacher=teacher or "none",
+        teacher="+".join(teachers) or "none",
         student=student,
         method=method,
         seed=seed,
@@ -143,7 +149,8 @@ def run(
             metrics=done.points[-1].validation,
         )
     augment = augment_of(settings, rotation=card.fit.rotation, method=how)
-    parts = _parts(rows, stores, augment, how, mixed, on_missing)
+    joining = joining_of(how, teachers, rows[0], stores[0])
+    parts = _parts(rows, stores, augment, how, joining, mixed, on_missing)
     return _train(name, card, how, rows[0], Stream(parts, seed=seed, ratio=ratio), plan)
 
 
@@ -187,6 +194,7 @@ def _train(
         "labelled_images": sum(len(part) for part in stream.parts if part.rows is rows),
         "aux_images": sum(len(part) for part in stream.parts if part.rows is not rows),
         "left_out": sum(len(part.left_out) for part in stream.parts),
+        **({"teachers": weights} if len(weights := stream.parts[0].teachers.weighed) > 1 else {}),
     }
     finish(plan, trained, summary)
     points = trained.progress.points
@@ -202,9 +210,10 @@ def _train(
 
 def _parts(
     rows: Sequence[Rows],
-    stores: Sequence[Store],
+    stores: Sequence[Sequence[Store]],
     augment: Augment,
     method: MethodCard,
+    joining: Joining,
     mix: Mix,
     on_missing: OnMissing,
 ) -> list[DistillDataset]:
@@ -215,10 +224,11 @@ def _parts(
             continue
         part = DistillDataset(
             one,
-            stores=[stores[place]] if stores else [],
+            stores=stores[place],
             transform=augment,
             with_truth=(place == 0 or mix.reads_more_truth) and bool(method.truth),
             with_bins=reads_bins(method),
+            joining=joining,
         )
         _say_coverage(part, on_missing)
         if part.with_truth and not any(one[n].truth for n in part.numbers):
@@ -232,28 +242,29 @@ def _parts(
 
 
 def _say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
-    if part.store is None:
-        return
-    total = len(part) + len(part.left_out)
-    if not part.left_out:
-        logger.info("%s: all %d images have the teacher's depth", part.rows.name, total)
-        return
-    late = sum(reason == NOT_TAUGHT for reason in part.left_out.values())
-    if late and on_missing == "error":
-        raise StoreError(
-            f"{part.store.path} has {total - late} of the {total} rows of {part.rows.name}'s train "
-            "split, expected all: finish `kdpipe teach`, or take --on-missing subset"
+    numbers = (*part.numbers, *part.left_out)
+    for store, missing in zip(part.teachers.stores, part.teachers.missing, strict=True):
+        late = sum(missing.get(number) == NOT_TAUGHT for number in numbers)
+        if late and on_missing == "error":
+            raise StoreError(
+                f"{store.path} has {len(numbers) - late} of the {len(numbers)} rows of "
+                f"{part.rows.name}'s train split, expected all: finish `kdpipe teach`, or take "
+                "--on-missing subset"
+            )
+    if part.teachers.stores and not part.left_out:
+        logger.info("%s: all %d images have the teacher's depth", part.rows.name, len(part))
+    elif part.left_out:
+        late = sum(reason == NOT_TAUGHT for reason in part.left_out.values())
+        logger.warning(
+            "%s: %d of %d images (%.1f %%) have the teacher's depth; left out: %d not taught yet, "
+            "%d that could not be read",
+            part.rows.name,
+            len(part),
+            len(numbers),
+            100 * len(part) / len(numbers),
+            late,
+            len(part.left_out) - late,
         )
-    logger.warning(
-        "%s: %d of %d images (%.1f %%) have the teacher's depth; left out: %d not taught yet, %d "
-        "that could not be read",
-        part.rows.name,
-        len(part),
-        total,
-        100 * len(part) / total,
-        late,
-        len(part.left_out) - late,
-    )
 
 
 def _open(data: str, teacher: str, manifests: Path | None) -> Store:
@@ -273,19 +284,31 @@ def _identity(
     method: MethodCard,
     settings: TrainParams,
     rows: Sequence[Rows],
-    stores: Sequence[Store],
+    stores: Sequence[Sequence[Store]],
     seed: int,
 ) -> Mapping[str, object]:
     """What decides the student's weights."""
     return {
         "student": {k: v for k, v in asdict(card).items() if k != "about"},
-        "method": {k: v for k, v in asdict(method).items() if k != "about"},
+        "method": _said(method),
         "params": asdict(settings),
         "rows": [rows_digest(one) for one in rows],
-        "stores": [store.info.digest for store in stores],
-        "shards": [line.digest for store in stores for line in read_lines(store.path)],
+        "stores": [store.info.digest for each in stores for store in each],
+        "shards": [
+            line.digest for each in stores for store in each for line in read_lines(store.path)
+        ],
         "seed": seed,
     }
+
+
+def _said(method: MethodCard) -> Mapping[str, object]:
+    """What a method's card says, without what later versions added where it is not made use of."""
+    said = {name: value for name, value in asdict(method).items() if name != "about"}
+    for field in fields(method):
+        usual = field.default_factory() if callable(field.default_factory) else field.default
+        if field.name in _LATER and said[field.name] == usual:
+            del said[field.name]
+    return said
 
 
 def _depth_of(network: nn.Module, batch: Sample) -> Tensor:

@@ -18,7 +18,7 @@ class Wish:
 
     student: str
     data: str
-    teacher: str | None
+    teachers: tuple[str, ...]
     aux: tuple[str, ...]
     mix: str | None
     ratio: float | None
@@ -57,7 +57,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
             done = distill.run(
                 wish.student,
                 wish.data,
-                teacher=wish.teacher if reads[name] else None,
+                teacher=wish.teachers if reads[name] else None,
                 aux=wish.aux if reads[name] else (),
                 mix=wish.mix if reads[name] else None,
                 ratio=wish.ratio if reads[name] else None,
@@ -77,8 +77,8 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
                 )
             found = evaluate.run(run=done.run, device=wish.device, manifests=wish.manifests)
             runs.append(done.run)
-    if any(reads.values()):
-        judged = evaluate.run(teacher=wish.teacher, data=wish.data, manifests=wish.manifests)
+    for teacher in wish.teachers if any(reads.values()) else ():
+        judged = evaluate.run(teacher=teacher, data=wish.data, manifests=wish.manifests)
         runs.append(judged.summary.run)
     last = found.summary
     where = place_of(last.data, last.split, last.protocol, mirror=bool(last.mirror))

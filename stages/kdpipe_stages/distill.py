@@ -25,7 +25,7 @@ def distill(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Whose stores are read; default: params.yaml's first, if --method does."),
+        typer.Option(help="Whose stores are read, T[,T2]; default: the first of params.yaml."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="The labelled data set; default: params.yaml's first.")
@@ -70,7 +70,7 @@ def distill(
     """Train STUDENT on DATA by METHOD, from what TEACHER said once; goes on where it stopped."""
     from kdpipe import distill as library
     from kdpipe.cards import load_method
-    from kdpipe_stages.names import params_for, teacher_for
+    from kdpipe_stages.names import params_for, teachers_for
 
     params = params_for("distill", manifests)
     student, data = student or params.students[0], data or params.data[0]
@@ -81,13 +81,13 @@ def distill(
     methods = compare.split(",") if compare else [method or params.methods[0]]
     if teacher is None and any(load_method(one, manifests).teacher for one in methods):
         teacher = params.teachers[0]
-    named = None if teacher in (None, "none") else teacher_for(str(teacher), data, manifests)
+    named = () if teacher in (None, "none") else teachers_for(str(teacher), data, manifests)
     more = tuple(aux.split(",")) if aux and aux != "none" else ()
     if compare is not None:
         wish = Wish(
             student=student,
             data=data,
-            teacher=named,
+            teachers=named,
             aux=more,
             mix=mix,
             ratio=ratio,

@@ -46,7 +46,7 @@ def evaluate(
     from kdpipe.cards import load_student_card
     from kdpipe.params import load_params
     from kdpipe.store.layout import Run
-    from kdpipe_stages.names import teacher_for
+    from kdpipe_stages.names import teachers_for
 
     parts = {"--aux": aux, "--method": method, "--seed": seed}
     _refuse_unused(run, student, {"--teacher": teacher, **parts})
@@ -56,7 +56,9 @@ def evaluate(
     if run is None:
         data = data or params.data[0]
         if teacher not in (None, "none"):
-            teacher = teacher_for(str(teacher), data, manifests)
+            teacher = "+".join(teachers_for(str(teacher), data, manifests))
+    if run is None and student is None and "+" in (teacher or ""):
+        raise typer.BadParameter("one store is judged at a time: name one", param_hint="--teacher")
     if run is None and student is not None:
         load_student_card(student, manifests)
         run = Run(

@@ -31,6 +31,11 @@ def teacher_for(name: str, data: str, manifests: Path | None = None) -> str:
     return resolve_teacher(name, rows_of(data, manifests).card.domain, manifests)
 
 
+def teachers_for(names: str, data: str, manifests: Path | None = None) -> tuple[str, ...]:
+    """The cards that T[,T2] means for a data set, see `teacher_for`."""
+    return tuple(teacher_for(one, data, manifests) for one in names.split(","))
+
+
 def params_for(section: Literal["fit", "distill"], manifests: Path | None = None) -> Params:
     """Reads params.yaml for a command that takes its settings from a section of it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kdpipe.codecs import Companded
 from kdpipe.errors import TrainingError, UnknownNameError
 from kdpipe.params import load_params
 from kdpipe.rows import Rows
@@ -35,7 +37,7 @@ def wish(make_tiny: MakeRows, make_tiny_store: MakeStore) -> Wish:
     return Wish(
         student="mobilenetv2-small",
         data="tiny",
-        teacher="adabins-small",
+        teachers=("adabins-small",),
         aux=("pool",),
         mix=None,
         ratio=None,
@@ -65,7 +67,9 @@ def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: W
 
 def test_what_is_trained_stays_and_other_seeds_stay_out(wish: Wish) -> None:
     compare(["none"], 2, wish)
-    before = (layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.safetensors").stat()
+    before = (
+        layout.student_dir("tiny_none_mobilenetv2-small_none_s0") / "model.safetensors"
+    ).stat()
 
     _, values = compare(["none"], 1, wish)
 
@@ -95,3 +99,41 @@ def test_it_is_an_option_of_distill(wish: Wish) -> None:
 
     assert json.loads(done.stdout)["runs"] == ["tiny_none_mobilenetv2-small_none_s0"]
     assert both.exit_code == 2
+
+
+MIXTURE = """
+name: mixture
+teacher: true
+distillation: {tie-kd: 0.5, bins: 1.0, si: 1.0}
+options: {known_only: true, ssim: known, dpm_mode: normalized}
+weigh_teachers: inverse-variance
+confidence: disagreement
+confidence_threshold: 0.5
+"""
+
+
+def test_several_teachers_and_a_mixture_of_methods(
+    wish: Wish, make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny("more", first=20)
+    for teacher, factor in (("adabins-small", 0.9), ("bts-small", 1.3)):
+        make_tiny_store(rows, teacher=teacher, factor=factor, bins=Companded())
+    card = Path("cards/methods/mixture.yaml")
+    card.parent.mkdir(parents=True)
+    card.write_text(MIXTURE)
+    how = ["--teacher", "adabins-small,bts-small", "--data", "more", "--manifests", "cards"]
+    run = "more_adabins-small+bts-small_mobilenetv2-small_mixture_s0"
+
+    done = CliRunner().invoke(app, ["distill", *how, "--compare", "none,mixture", "--json"])
+    parts = [*how, "--student", wish.student, "--method", "mixture", "--json"]
+    judged = CliRunner().invoke(app, ["evaluate", *parts])
+
+    assert json.loads(judged.stdout)["run"] == run
+    said = json.loads(done.stdout)
+    assert said["runs"][1:] == [run, "more_adabins-small", "more_bts-small"]
+    lines = {line["key"]: line for line in said["lines"]}
+    assert lines["mixture"]["teacher"] == "adabins-small+bts-small"
+    assert lines["mixture"]["gain"] is not None
+    noted = json.loads((layout.student_dir(run) / "metrics.json").read_text())
+    first, second = (noted["teachers"][name] for name in ("adabins-small", "bts-small"))
+    assert first / second == pytest.approx((math.log(1.3) / math.log(0.9)) ** 2, rel=0.1)

@@ -15,7 +15,7 @@ from kdpipe.cards import load_method, load_student_card
 from kdpipe.codecs import Companded, LogBinomial
 from kdpipe.errors import DataError, StaleStoreError, StoreError, TrainingError, UnknownNameError
 from kdpipe.params import Params, TrainParams
-from kdpipe.rows import Rows
+from kdpipe.rows import Rows, read_rows
 from kdpipe.store import Store, layout
 from kdpipe.students import load_student
 from kdpipe.training.methods import check_bins
@@ -114,7 +114,7 @@ def test_truth_that_a_mix_asks_for_and_is_not_there_is_one_line(make_tiny: MakeR
     make_tiny()
     make_tiny("pool", labelled=False, first=50)
 
-    with pytest.raises(TrainingError, match="pool has no measured depth .*or --mix x\\+u"):
+    with pytest.raises(TrainingError, match=r"pool has no measured depth .*or --mix x\+u"):
         distill.run(STUDENT, "tiny", aux=["pool"], mix="x+u-prime", params=PARAMS, device="cpu")
 
 
@@ -154,6 +154,13 @@ def test_bins_that_are_not_there_are_one_line_before_training(
 
     with pytest.raises(TrainingError, match=r"adabins-small.zarr keeps none: take a teacher with"):
         distill.run(STUDENT, "tiny", **how)  # type: ignore[arg-type]
+
+    make_tiny_store(make_tiny("more"), teacher="bts-small", bins=Companded())
+    make_tiny_store(read_rows(layout.rows_path("more")))
+    with pytest.raises(TrainingError, match=r"more/adabins-small.zarr keeps none"):
+        distill.run(STUDENT, "more", **{**how, "teacher": ("bts-small", TEACHER)})  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"tiny/bts-small.zarr is missing: run `kdpipe teach"):
+        distill.run(STUDENT, "tiny", **{**how, "teacher": (TEACHER, "bts-small")})  # type: ignore[arg-type]
 
     card = load_student_card(STUDENT)
     with pytest.raises(TrainingError, match=r"has a regression head: expected `head: dpm`"):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdpipe.errors import CardError
-from kdpipe.losses.bins import TeacherBins, bins_loss, chamfer, project
+from kdpipe.losses.bins import Mixture, TeacherBins, bins_loss, chamfer, project
 from kdpipe.losses.domain import domain_loss
 from kdpipe.losses.dpm import dpm_loss, dpm_target
 from kdpipe.losses.hu import hu
@@ -26,6 +26,7 @@ __all__ = [
     "BINS_LOSSES",
     "DISTILLATION_LOSSES",
     "TRUTH_LOSSES",
+    "WEIGHTED",
     "Loss",
     "Prediction",
     "SilogForm",
@@ -63,7 +64,7 @@ class Prediction(Protocol):
 
 Options: TypeAlias = Mapping[str, object]
 Loss: TypeAlias = Callable[[Prediction, Tensor, Tensor, Options], Tensor]
-BinsLoss: TypeAlias = Callable[[Prediction, TeacherBins, Tensor, Options], Tensor]
+BinsLoss: TypeAlias = Callable[[Prediction, TeacherBins | Mixture, Tensor, Options], Tensor]
 
 
 def _depth_at(output: Prediction, target: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def _depth_at(output: Prediction, target: Tensor) -> Tensor:
 
 
 def _silog(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
-    return silog(_depth_at(output, target), target, valid & (target > 0), TOOLBOX)
+    return silog(_depth_at(output, target), target, valid * (target > 0), TOOLBOX)
 
 
 def _silog_adabins(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
@@ -110,7 +111,9 @@ def _tie_kd(output: Prediction, target: Tensor, valid: Tensor, options: Options)
     return tie_kd(depth, output.probabilities, output.centers, target, valid, form=form)
 
 
-def _bins(output: Prediction, teacher: TeacherBins, known: Tensor, _options: Options) -> Tensor:
+def _bins(
+    output: Prediction, teacher: TeacherBins | Mixture, known: Tensor, _options: Options
+) -> Tensor:
     if output.probabilities is None:
         raise CardError("bins: the student has no bins, expected `head: dpm` in its card")
     return bins_loss(output.probabilities, output.centers, teacher, known)
@@ -127,7 +130,10 @@ def _hu(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> 
 
 
 def _mse(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
-    chosen = (_depth_at(output, target) - target)[valid]
+    error = _depth_at(output, target) - target
+    if valid.is_floating_point():
+        return (valid * error.square()).sum() / valid.sum().clamp(min=1e-6)
+    chosen = error[valid]
     return chosen.square().sum() / max(1, chosen.numel())
 
 
@@ -151,6 +157,9 @@ DISTILLATION_LOSSES: Mapping[str, Loss] = {
 }
 """Against a teacher's stored depth. `ssim`, `mse` and `si` are TIE-KD's Res-KD baselines, whose
 published weight of 1 - SSIM is 1.5."""
+
+WEIGHTED = frozenset({"mse", "si", "hu", "bins"})
+"""Of these two, those that also take weights of pixels in [0, 1] in the place of a mask."""
 
 BINS_LOSSES: Mapping[str, BinsLoss] = {"bins": _bins}
 """Against a teacher's stored distribution, which takes the place of `target`."""

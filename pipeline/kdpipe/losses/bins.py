@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -33,6 +34,10 @@ class TeacherBins(Protocol):
 
     def cells(self, image: int, where: Where) -> tuple[Tensor, Tensor]:
         """Probabilities (K, ...) of cells, up to a factor, and centers (K,) or (K, ...) [m]."""
+
+
+Mixture: TypeAlias = Sequence[tuple[float, TeacherBins]]
+"""Several teachers' distributions of the same pixels, each with its share; the shares sum to 1."""
 
 
 def project(probabilities: Tensor, theirs: Tensor, centers: Tensor) -> Tensor:
@@ -70,7 +75,10 @@ def project(probabilities: Tensor, theirs: Tensor, centers: Tensor) -> Tensor:
 
 
 def bins_loss(
-    probabilities: Tensor, centers: Tensor, teacher: TeacherBins, known: Tensor | None = None
+    probabilities: Tensor,
+    centers: Tensor,
+    teacher: TeacherBins | Mixture,
+    known: Tensor | None = None,
 ) -> Tensor:
     """How far a student's bins are from the teacher's own distribution.
 
@@ -87,9 +95,10 @@ def bins_loss(
     Args:
         probabilities: the student's s (B, N, H, W), at any size.
         centers: mid-points of the student's bins (N,) [m], rising.
-        teacher: its bins.
-        known: pixels that count (B, ., .), bool; of another size than s where its corners are the
-            same, and a pixel of s then counts if all known ones about it do. None: all.
+        teacher: its bins, or those of several: q is then the mixture of what each of them gives.
+        known: pixels that count (B, ., .), bool, or their weights in [0, 1]; of another size than
+            s where its corners are the same, and a pixel of s then counts if all known ones about
+            it do. None: all.
 
     Returns:
         A scalar; 0 where no pixel counts.
@@ -102,11 +111,13 @@ def bins_loss(
     """
     b, _, h, w = probabilities.shape
     weight = torch.ones(b, h, w, device=probabilities.device) if known is None else known.float()
-    if weight.shape[-2:] != (h, w):
-        mixed = F.interpolate(weight[:, None], (h, w), mode="bilinear", align_corners=True)
-        weight = (mixed[:, 0] > 1 - 1e-4).float()
+    if known is not None and known.shape[-2:] != (h, w):
+        counts = _resized((known > 0).float(), (h, w)) > 1 - 1e-4
+        weight = _resized(weight, (h, w)) * counts if known.is_floating_point() else counts.float()
     with torch.autocast(probabilities.device.type, enabled=False):  # sums in bf16 would not do
-        loss: Tensor = _BinsLoss.apply(probabilities.float(), centers.float(), teacher, weight)  # type: ignore[no-untyped-call]
+        loss: Tensor = _BinsLoss.apply(
+            probabilities.float(), centers.float(), _mixture(teacher), weight
+        )  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -141,34 +152,61 @@ def _normalised(masses: Tensor) -> Tensor:
     return masses.div_(masses.sum(dim=0, keepdim=True).clamp_(min=1e-20))
 
 
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def _mixture(teacher: TeacherBins | Mixture) -> Mixture:
+    return teacher if isinstance(teacher, Sequence) else [(1.0, teacher)]
+
+
+class _Placed:
+    """A teacher's cells, and where the student's pixels lie among them."""
+
+    def __init__(self, share: float, teacher: TeacherBins, size: tuple[int, int]) -> None:
+        self.share = share
+        self.teacher = teacher
+        self.rows, self.columns = teacher.places(size)
+        # Where each line of pixels begins and ends, told by the device in one go.
+        ends = [end for place in (self.rows, self.columns) for end in place.aminmax(dim=-1)]
+        self.bounds: list[list[list[float]]] = torch.stack(ends, dim=-1).tolist()
+
+    def moved(self, image: int, lines: slice, centers: Tensor) -> Tensor:
+        """q (N, lines, w) of some lines of an image, times the share."""
+        tops, bottoms, lefts, rights = zip(*self.bounds[image][lines], strict=True)
+        top, left = math.floor(min(tops)), math.floor(min(lefts))
+        box = (top, math.ceil(max(bottoms)), left, math.ceil(max(rights)))
+        places = self.rows[image, lines], self.columns[image, lines]
+        q = _moved(self.teacher, image, places, box, centers)
+        return q if self.share == 1 else q.mul_(self.share)
+
+
 class _BinsLoss(torch.autograd.Function):
     """The sum over chunks, and its gradient with respect to the probabilities."""
 
     @staticmethod
     def forward(
-        ctx: Any, probabilities: Tensor, centers: Tensor, teacher: TeacherBins, weight: Tensor
+        ctx: Any, probabilities: Tensor, centers: Tensor, mixture: Mixture, weight: Tensor
     ) -> Tensor:
         b, n, h, w = probabilities.shape
         chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
-        lines = max(1, chunk // (max(n, teacher.count) * w))
+        most = max(n, *(teacher.count for _, teacher in mixture))
+        lines = max(1, chunk // (most * w))
         scale = weight / weight.sum().clamp(min=1)
-        rows, columns = teacher.places((h, w))
-        # Where each line of pixels begins and ends, told by the device in one go.
-        ends = [end for place in (rows, columns) for end in place.aminmax(dim=-1)]
-        bounds = torch.stack([*ends, weight.amax(dim=-1)], dim=-1).tolist()
+        placed = [_Placed(share, teacher, (h, w)) for share, teacher in mixture]
+        counts: list[list[float]] = weight.amax(dim=-1).tolist()
         gradient = torch.empty_like(probabilities) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
         for image in range(b):
             for first in range(0, h, lines):
                 part = (image, slice(first, first + lines))
-                tops, bottoms, lefts, rights, counts = zip(*bounds[image][part[1]], strict=True)
-                if not any(counts):
+                if not any(counts[image][part[1]]):
                     if gradient is not None:
                         gradient[image, :, part[1]] = 0
                     continue
-                top, left = math.floor(min(tops)), math.floor(min(lefts))
-                box = (top, math.ceil(max(bottoms)), left, math.ceil(max(rights)))
-                q = _moved(teacher, image, (rows[part], columns[part]), box, centers)
+                q = placed[0].moved(*part, centers)
+                for one in placed[1:]:
+                    q.add_(one.moved(*part, centers))
                 ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
                 if gradient is not None:
                     torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])

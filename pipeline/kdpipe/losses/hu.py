@@ -28,7 +28,7 @@ def hu(pred: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     Args:
         pred: predicted depth (B, H, W) [m], of any sign.
         truth: measured depth, or a teacher's (B, H, W) [m].
-        valid: pixels that count (B, H, W), bool.
+        valid: pixels that count (B, H, W), bool, or their weights.
 
     Returns:
         A scalar >= 3 ln 0.5 = -2.079. No valid pixel gives 0, with zero gradient.
@@ -39,6 +39,7 @@ def hu(pred: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         Depth Estimation Via Knowledge Distillation", https://arxiv.org/abs/2105.06143.
     """
     # `where`, not a product: what is beyond `valid` may be no number, and 0 times that is none.
+    weights, valid = valid, valid > 0
     error = torch.where(valid, pred.float() - truth.float(), 0)
     truth = torch.where(valid, truth.float(), 0)
     whole = _all_near(valid)
@@ -48,9 +49,9 @@ def hu(pred: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     lengths = (pred_x.square() + pred_y.square() + 1) * (truth_x.square() + truth_y.square() + 1)
     cosine = (pred_x * truth_x + pred_y * truth_y + 1) / lengths.sqrt()
     return (
-        _mean(_log(error), valid)
-        + _mean(_log(error_x) + _log(error_y), whole)
-        + _mean((1 - cosine).abs(), whole)
+        _mean(_log(error), valid, weights)
+        + _mean(_log(error_x) + _log(error_y), whole, weights)
+        + _mean((1 - cosine).abs(), whole, weights)
     )
 
 
@@ -58,7 +59,10 @@ def _log(error: Tensor) -> Tensor:
     return torch.log(error.abs() + _OFFSET)
 
 
-def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+def _mean(values: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    if weights.is_floating_point():
+        shares = weights[chosen]
+        return (values[chosen] * shares).sum() / shares.sum().clamp(min=1e-6)
     return values[chosen].sum() / chosen.sum().clamp(min=1)
 
 

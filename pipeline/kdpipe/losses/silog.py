@@ -43,7 +43,7 @@ def silog(pred: Tensor, truth: Tensor, valid: Tensor, form: SilogForm = TOOLBOX)
     Args:
         pred: predicted depth (B, H, W) [m], > 0 (>= 0 where the form adds inside the logs).
         truth: measured depth (B, H, W) [m].
-        valid: pixels that count (B, H, W), bool; `truth` must be > 0 there.
+        valid: pixels that count (B, H, W), bool, or their weights; `truth` must be > 0 there.
         form: ADABINS, BTS, ZOEDEPTH, TOOLBOX (also TIE-KD's) or TOOLBOX_WARM_UP.
 
     Returns:
@@ -56,13 +56,28 @@ def silog(pred: Tensor, truth: Tensor, valid: Tensor, form: SilogForm = TOOLBOX)
         https://arxiv.org/abs/2011.14141, equation 5 (the paper's 0.85 and 10; its code takes the
         unbiased variance); Bhat et al., "ZoeDepth", https://arxiv.org/abs/2302.12288.
     """
-    chosen = pred.float()[valid]
+    counted = valid > 0
+    chosen = pred.float()[counted]
     if chosen.numel() == 0:
         return chosen.sum()
     error = torch.log(chosen + form.inside_logs) - torch.log(
-        truth.float()[valid] + form.inside_logs
+        truth.float()[counted] + form.inside_logs
     )
+    if valid.is_floating_point():
+        return _weighted(error, valid[counted], form)
     squared = (1 - form.focus) * error.mean().square()
     if form.variance and len(error) > 1:
         squared = squared + error.var(correction=1 if form.is_unbiased else 0)
+    return form.factor * squared.clamp(min=1e-14).sqrt()
+
+
+def _weighted(error: Tensor, weights: Tensor, form: SilogForm) -> Tensor:
+    shares = weights / weights.sum()
+    mean = (shares * error).sum()
+    squared = (1 - form.focus) * mean.square()
+    if form.variance and len(error) > 1:
+        variance = (shares * (error - mean).square()).sum()
+        if form.is_unbiased:  # of even weights: n - 1 in the place of n
+            variance = variance / (1 - shares.square().sum())
+        squared = squared + variance
     return form.factor * squared.clamp(min=1e-14).sqrt()

@@ -24,11 +24,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kdpipe.losses import TeacherBins
-    from kdpipe.losses.bins import Where
+    from kdpipe.losses.bins import Mixture, Where
     from kdpipe.training.geometry import Transform
     from kdpipe.training.samples import Sample
 
 _CODES, _PAIR, _POINTS = "bins_codes", "bins_pair", "bins_points"
+SHARES = "bins_shares"
+"""Weights of several teachers' distributions in their mixture; not there: one teacher's."""
+
+
+def of_teacher(place: int, name: str) -> str:
+    """What a sample calls one of a further teacher's bins, which the first one's `name` is."""
+    return f"{place}/{name}" if place else name
 
 
 def sample_bins(stored: StoredBins | StoredLogBinomial, transform: Transform, rule: str) -> Sample:
@@ -90,8 +97,8 @@ def _reach(place: NDArray[np.float64], size: tuple[int, int], native: int) -> tu
 def collate(samples: Sequence[Sample]) -> Sample:
     """A batch of samples, as torch's own `default_collate`; smaller windows of bins are padded."""
     batch = [dict(sample) for sample in samples]
-    for name in (_CODES, _PAIR, _POINTS):
-        if name in batch[0]:
+    for name in batch[0]:
+        if name.rpartition("/")[2] in (_CODES, _PAIR, _POINTS):
             sides = zip(*(sample[name].shape for sample in batch), strict=True)
             largest = [max(side) for side in sides]
             for sample in batch:
@@ -102,8 +109,24 @@ def collate(samples: Sequence[Sample]) -> Sample:
     return cast("Sample", default_collate(batch))
 
 
-def teacher_bins(batch: Sample) -> TeacherBins:
+def teacher_bins(batch: Sample) -> TeacherBins | Mixture:
     """A batch's stored bins, as losses want them; `collate` made the batch."""
+    if SHARES not in batch:
+        return _one(batch)
+    shares = batch[SHARES][0].tolist()
+    names = {name.rpartition("/")[2] for name in batch if "bins_" in name} - {SHARES}
+    return [
+        (share, _one({"image": batch["image"]} | _own(batch, place, names)))
+        for place, share in enumerate(shares)
+    ]
+
+
+def _own(batch: Sample, place: int, names: set[str]) -> Sample:
+    theirs = ((name, batch.get(of_teacher(place, name))) for name in names)
+    return {name: values for name, values in theirs if values is not None}
+
+
+def _one(batch: Sample) -> TeacherBins:
     return _Free(batch) if _CODES in batch else _LogBinomial(batch)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdpipe.cards import MethodCard
 from kdpipe.errors import CardError, TrainingError, UnknownNameError
-from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, Prediction
+from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, WEIGHTED, Prediction
 from kdpipe.training.bins import teacher_bins
 from kdpipe.training.samples import Sample
 
@@ -52,21 +52,33 @@ def loss_of(method: MethodCard) -> BatchLoss:
     share = method.truth_share
 
     def added(output: Prediction, batch: Sample) -> Tensor:
-        return _of_truth(method, output, batch) + _of_teacher(method, output, batch, batch["known"])
+        return _of_truth(method, output, batch) + _of_teacher(
+            method, output, batch, counted(method, batch)
+        )
 
     def shared(output: Prediction, batch: Sample) -> Tensor:
-        labelled = batch["has_truth"]
+        labelled, known = batch["has_truth"], counted(method, batch)
         part, here = float(labelled.float().mean()), labelled[:, None, None]
         total = torch.zeros((), device=output.depth.device)
         if part > 0 and share is not None:
-            taught = _of_teacher(method, output, batch, batch["known"] & here)
+            taught = _of_teacher(method, output, batch, known * here)
             both = share * _of_truth(method, output, batch) + (1 - share) * taught
             total = total + part * both
         if part < 1:
-            total = total + (1 - part) * _of_teacher(method, output, batch, batch["known"] & ~here)
+            total = total + (1 - part) * _of_teacher(method, output, batch, known * ~here)
         return total
 
     return added if share is None else shared
+
+
+def counted(method: MethodCard, batch: Sample) -> Tensor:
+    """Which of the teacher's pixels count (B, h, w), bool, or how much each does, in [0, 1]."""
+    known = batch["known"]
+    if method.confidence == "none":
+        return known
+    if method.confidence_threshold is None:
+        return known * batch["confidence"]
+    return known & (batch["confidence"] >= method.confidence_threshold)
 
 
 def _check(method: MethodCard) -> None:
@@ -84,6 +96,23 @@ def _check(method: MethodCard) -> None:
             f"{method.name}: teacher is {method.teacher} but distillation lists "
             f"{', '.join(method.distillation) or 'nothing'}; make the two agree"
         )
+    if method.confidence != "none":
+        _check_confidence(method)
+
+
+def _check_confidence(method: MethodCard) -> None:
+    for name in method.distillation:
+        if method.confidence_threshold is None and name not in WEIGHTED:
+            raise CardError(
+                f"{method.name}: confidence as a weight goes with {', '.join(sorted(WEIGHTED))}, "
+                f"found {name}, which counts a pixel or not: add a confidence_threshold"
+            )
+        counts_all = name == "tie-kd" and method.options.get("known_only") is not True
+        if method.confidence_threshold is not None and (name == "ssim" or counts_all):
+            raise CardError(
+                f"{method.name}: {name} counts every pixel, so confidence would change nothing: "
+                "take tie-kd with known_only: true and ssim: known, or another loss"
+            )
 
 
 def _of_truth(method: MethodCard, output: Prediction, batch: Sample) -> Tensor:
@@ -105,21 +134,21 @@ def _of_teacher(method: MethodCard, output: Prediction, batch: Sample, known: Te
     return total
 
 
-def check_inputs(method: MethodCard, teacher: str | None) -> None:
+def check_inputs(method: MethodCard, teachers: Sequence[str]) -> None:
     """Refuses what a method cannot use; further data sets are `mix_of`'s.
 
     Raises:
         TrainingError: a teacher is missing or superfluous.
     """
-    if method.teacher and teacher is None:
+    if method.teacher and not teachers:
         raise TrainingError(
             f"method {method.name} learns from a teacher and none is given: add --teacher T, or "
             "take --method none for labels only"
         )
-    if not method.teacher and teacher is not None:
+    if not method.teacher and teachers:
         raise TrainingError(
-            f"method {method.name} learns from labels only and --teacher {teacher} is given: "
-            "leave it out, or choose another --method"
+            f"method {method.name} learns from labels only and --teacher {','.join(teachers)} is "
+            "given: leave it out, or choose another --method"
         )
 
 
@@ -134,9 +163,9 @@ def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]
     Raises:
         TrainingError: the student has no bins, or a store keeps none.
     """
-    if not reads_bins(method):
+    if not reads_bins(method) and method.confidence != "entropy":
         return
-    if student.head == "regression":
+    if reads_bins(method) and student.head == "regression":
         raise TrainingError(
             f"method {method.name} learns bins and student {student.name} has a regression head: "
             "expected `head: dpm` in its card; or choose a method that learns depth"
@@ -144,7 +173,7 @@ def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]
     for store in stores:
         if not store.info.has_bins:
             raise TrainingError(
-                f"method {method.name} learns the teacher's bins and {store.path} keeps none: take "
+                f"method {method.name} reads the teacher's bins and {store.path} keeps none: take "
                 "a teacher with bins (AdaBins, ZoeDepth) taught with store.bins: true, or "
                 "--method tie-kd-corrected, which makes bins of depth"
             )

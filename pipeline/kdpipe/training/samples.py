@@ -5,44 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kdpipe.datasets import read_image, read_truth
-from kdpipe.errors import DataError, StaleStoreError, StoreError
+from kdpipe.errors import DataError, StoreError
 from kdpipe.rows import json_of
-from kdpipe.store.consolidated import read_lines
-from kdpipe.store.frame import BILINEAR
-from kdpipe.training.bins import collate, sample_bins
+from kdpipe.training.bins import collate
 from kdpipe.training.geometry import Intrinsics
+from kdpipe.training.joining import Joining
+from kdpipe.training.memory import Memory
 from kdpipe.training.mixes import Order
+from kdpipe.training.teachers import Teachers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from kdpipe.rows import Row, Rows
     from kdpipe.store import Store
-    from kdpipe.store.bins import StoredBins, StoredLogBinomial
     from kdpipe.training.augment import Augment
     from kdpipe.types import Depth, Image
 
-Scalar = TypeVar("Scalar", bound=np.generic)
 Sample: TypeAlias = dict[str, torch.Tensor]
 """image (3, h, w) in [0, 1] · truth, teacher (h, w) [m], 0 unknown · valid, known (h, w) bool:
 where truth and teacher count · intrinsics (4,) fx, fy, cx, cy of the sample [pixels], NaN unknown ·
 focal length of the row's camera [pixels], NaN unknown · row · has_truth, has_teacher · where asked
-for, the teacher's bins, see `sample_bins`. A batch has one more axis in front."""
+for, `confidence` (h, w) in [0, 1], and the teachers' bins, see `sample_bins`. A batch has one more
+axis in front."""
 
-NOT_TAUGHT = "not taught yet"
-REMEMBERED_BYTES = 1 << 30
-"""Of decoded images and maps that one data set keeps in memory: decoding a JPEG of 480x640 costs
-as much as a tenth of a small student's step."""
+ALIKE = Joining()
 
 
 class DistillDataset(Dataset[Sample]):
@@ -61,37 +55,36 @@ class DistillDataset(Dataset[Sample]):
         split: str | None = "train",
         with_truth: bool = True,
         with_bins: bool = False,
+        joining: Joining = ALIKE,
     ) -> None:
-        """Rows of a split; those the teacher could not see are left out, see `left_out`.
+        """Rows of a split; those the teachers could not see are left out, see `left_out`.
 
         Args:
             rows: of the data set.
-            stores: one teacher's store over the same rows, or none.
+            stores: over the same rows, one a teacher; none: labels only.
             transform: what moves image, truth and stored maps together.
             split: None: all rows.
             with_truth: False leaves measured depth unread.
-            with_bins: True adds the teacher's bins, still codes, for `teacher_bins`. Their windows
+            with_bins: True adds the teachers' bins, still codes, for `teacher_bins`. Their windows
                 differ in size: give a DataLoader `collate_fn=kdpipe.training.bins.collate`.
+            joining: how several teachers become one, and whether `confidence` is asked for.
 
         Raises:
-            StaleStoreError: the store's rows are not these rows.
-            StoreError: bins are asked for and there is no store, or none of bins.
-            DataError: the split is empty, more than one store is given, or no row is left.
+            StaleStoreError: a store's rows are not these rows.
+            StoreError: bins are asked for and there is no store, or one without bins.
+            DataError: the split is empty, or no row is left.
         """
-        if len(stores) > 1:
-            raise DataError(
-                f"{len(stores)} stores given, one teacher a data set expected: pass one store"
-            )
         self.rows = rows
-        self.store = stores[0] if stores else None
         self.transform = transform
         self.with_truth = with_truth
-        self.with_bins = with_bins
-        if with_bins and (self.store is None or not self.store.info.has_bins):
+        self._memory = Memory()
+        self.teachers = Teachers(rows, stores, joining, self._memory, with_bins=with_bins)
+        bare = not stores or not all(store.info.has_bins for store in stores)
+        if self.teachers.reads_bins and bare:
             raise StoreError(f"{rows.name}: bins are asked for, pass a store that keeps some")
         wanted = list(range(len(rows))) if split is None else rows.of_split(split)
-        missing = {} if self.store is None else check_store(self.store, rows)
-        self.left_out = {number: missing[number] for number in wanted if number in missing}
+        reasons = {number: self.teachers.left_out(number) for number in wanted}
+        self.left_out = {number: why for number, why in reasons.items() if why is not None}
         """Row number -> why it is left out."""
         self.numbers = [number for number in wanted if number not in self.left_out]
         if not self.numbers:
@@ -99,9 +92,6 @@ class DistillDataset(Dataset[Sample]):
                 f"{rows.name}: the teacher's store has no depth for any of the {len(wanted)} rows "
                 f"of split {split!r}: finish `kdpipe teach` first"
             )
-        self._kept: dict[tuple[str, int], NDArray[np.generic]] = {}
-        self._kept_bytes = 0
-        self._kept_bins: dict[int, StoredBins | StoredLogBinomial] = {}
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -116,32 +106,23 @@ class DistillDataset(Dataset[Sample]):
         row: Row = self.rows[number]
         draw = self.transform(row.height, row.width, rng)
         truth = torch.from_numpy(draw.transform.truth(self._truth(number, row)))
-        teacher = torch.zeros_like(truth)
-        if self.store is not None:
-            # Bilinear with aligned corners is mixed once, at the sample's own places; by any other
-            # rule the map is brought to the frame first.
-            spans = self.store.info.rule == BILINEAR
-            read = self.store.native_depth if spans else self.store.depth
-            kept = self._remember("teacher", number, read)
-            teacher = torch.from_numpy(draw.teacher.stored_depth(kept))
-        bins = {}
-        if self.with_bins and self.store is not None:
-            bins = sample_bins(self._bins(number), draw.teacher, self.store.info.rule)
+        taught = {"teacher": torch.zeros_like(truth), "known": torch.zeros_like(truth) > 0}
+        if self.teachers.stores:
+            taught = self.teachers.sample(number, draw.teacher)
+        image = self._memory.remember("image", number, self._read)
         camera = astuple(draw.transform.intrinsics(_camera(row)))
         return {
-            "image": draw.colour(draw.transform.image(self._remember("image", number, self._read))),
+            "image": draw.colour(draw.transform.image(image)),
             "truth": truth,
             "valid": truth > 0,
-            "teacher": teacher,
-            "known": teacher > 0,
             "intrinsics": torch.tensor(camera, dtype=torch.float32),
             # Also of a crop and of a smaller copy, as teachers are told it, and of what was
             # enlarged: its depth was divided instead.
             "focal": torch.tensor(_camera(row).fx, dtype=torch.float32),
             "row": torch.tensor(number),
             "has_truth": torch.tensor(self.with_truth and row.truth is not None),
-            "has_teacher": torch.tensor(self.store is not None),
-            **bins,
+            "has_teacher": torch.tensor(bool(self.teachers.stores)),
+            **taught,
         }
 
     def _read(self, number: int) -> Image:
@@ -150,44 +131,13 @@ class DistillDataset(Dataset[Sample]):
     def _truth(self, number: int, row: Row) -> Depth:
         if not self.with_truth or row.truth is None:
             return np.zeros((row.height, row.width), np.float32)
-        return self._remember("truth", number, self._read_truth)
+        return self._memory.remember("truth", number, self._read_truth)
 
     def _read_truth(self, number: int) -> Depth:
         """Measured depth (H, W) [m]; 0 too where it lies outside the card's range."""
         truth, card = read_truth(self.rows, number), self.rows.card
         counts = (truth > card.min_depth) & (truth <= card.max_depth)
         return np.where(counts, truth, np.float32(0))
-
-    def _bins(self, number: int) -> StoredBins | StoredLogBinomial:
-        kept = self._kept_bins.get(number)
-        if kept is None:
-            assert self.store is not None
-            kept = self.store.bins(number)
-            # All or none: a row's bins may take the room of twenty images, which cost more to read.
-            if self._bins_bytes <= REMEMBERED_BYTES:
-                self._kept_bins[number] = kept
-        return kept
-
-    @cached_property
-    def _bins_bytes(self) -> int:
-        """Of all rows together."""
-        assert self.store is not None
-        arrays = [one for one in self.store.info.arrays if one.name.startswith("bins/")]
-        sizes = (math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in arrays)
-        return sum(sizes) * len(self.numbers)
-
-    def _remember(
-        self, what: str, number: int, read: Callable[[int], NDArray[Scalar]]
-    ) -> NDArray[Scalar]:
-        kept = self._kept.get((what, number))
-        if kept is not None:
-            return cast("NDArray[Scalar]", kept)
-        values = read(number)
-        # In shuffled order what came first is as good as what came last: nothing is thrown out.
-        if self._kept_bytes + values.nbytes <= REMEMBERED_BYTES:
-            self._kept[what, number] = values
-            self._kept_bytes += values.nbytes
-        return values
 
 
 class Stream(Dataset[Sample]):
@@ -235,31 +185,6 @@ class Stream(Dataset[Sample]):
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global state alone
         )
         return iter(loader)
-
-
-def check_store(store: Store, rows: Rows) -> dict[int, str]:
-    """Checks that a store's rows are these rows, shard by shard.
-
-    Returns:
-        Row number -> why there is no depth: not taught yet, or a bad image and its reason.
-
-    Raises:
-        StaleStoreError: the rows were reordered or edited since they were taught.
-    """
-    missing = dict.fromkeys(range(len(rows)), NOT_TAUGHT)
-    for line in read_lines(store.path):
-        if line.start >= len(rows):
-            continue
-        if line.stop > len(rows) or line.row_digest != rows.digest(line.start, line.stop):
-            raise StaleStoreError(
-                f"{store.path}: rows {line.start} to {line.stop} are not those of {rows.name} "
-                "(order, images, frames or focal lengths differ): the data set changed since; run "
-                "`kdpipe teach` again"
-            )
-        for number in range(line.start, line.stop):
-            del missing[number]
-        missing.update({int(number): reason for number, reason in line.bad.items()})
-    return missing
 
 
 def rows_digest(rows: Rows) -> str:

@@ -10,7 +10,7 @@ from kdpipe import teaching
 from kdpipe.store import layout, ledger, open_store
 from kdpipe.store.verify import verify
 from kdpipe.teaching import Options
-from kdpipe.training.samples import check_store
+from kdpipe.training.teachers import check_store
 
 STORE = layout.store_path("photos", TEACHER)
 

@@ -17,7 +17,7 @@ from kdpipe.store import Store, layout
 from kdpipe.store.bins import StoredBins, StoredLogBinomial
 from kdpipe.store.frame import BILINEAR, RULES
 from kdpipe.training.augment import Augment
-from kdpipe.training.bins import collate, sample_bins, teacher_bins
+from kdpipe.training.bins import SHARES, collate, of_teacher, sample_bins, teacher_bins
 from kdpipe.training.geometry import Transform
 from kdpipe.training.samples import DistillDataset, Sample, Stream
 
@@ -126,6 +126,20 @@ def test_a_smaller_student_sees_the_same_bins_at_its_own_pixels(
     fifth = target(batch, centers, (9, 15))  # finer cells than pixels: expanded one by one
 
     torch.testing.assert_close(fifth, whole[:, :, ::5, ::4], rtol=0, atol=5e-5)
+
+
+def test_several_teachers_distributions_are_mixed_on_the_student_s_bins() -> None:
+    transform = chain(lambda t: t.crop(3, 4, 41, 57), Transform.flip)
+    image = {"image": torch.zeros(3, *transform.size)}
+    bins = [sample_bins(one, transform, BILINEAR) for one in (free(), two_parameters())]
+    further = {of_teacher(1, name): values for name, values in bins[1].items()}
+    mixed = {**image, **bins[0], **further, SHARES: torch.tensor([0.25, 0.75])}
+    centers = torch.linspace(0, 12, 13)
+
+    found = target(collate([mixed, mixed]), centers, (41, 57))
+
+    own = [target(collate([{**image, **one}]), centers, (41, 57)) for one in bins]
+    torch.testing.assert_close(found[1:], 0.25 * own[0] + 0.75 * own[1], rtol=0, atol=1e-5)
 
 
 def test_a_crop_takes_only_its_window_of_codes() -> None:

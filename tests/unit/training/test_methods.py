@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,6 +66,28 @@ def test_hu_s_method_takes_a_tenth_of_labelled_rows_from_truth(
     assert found == pytest.approx(float(sum(parts)), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mse", "si", "hu"])
+def test_a_confidence_of_0_or_1_is_a_mask_and_one_between_counts_in_part(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    depth, teacher = (1 + torch.rand(SHAPE, generator=rng) for _ in range(2))
+    teacher[:, 8:] += 1
+    sure = torch.ones(SHAPE)
+    sure[:, 8:] = 0
+    seen = {**batch(), "teacher": teacher, "known": teacher > 0}
+    plain = MethodCard(name="m", teacher=True, distillation={name: 1.0})
+    unsure = replace(plain, confidence="entropy")
+
+    def loss(card: MethodCard, confidence: torch.Tensor) -> float:
+        return float(loss_of(card)(output(depth), {**seen, "confidence": confidence}))
+
+    masked = loss(replace(unsure, confidence_threshold=0.5), 0.9 * sure)
+    assert loss(unsure, sure) == pytest.approx(masked, rel=1e-4)
+    assert loss(unsure, 0.3 * sure) == pytest.approx(masked, rel=1e-4)
+    assert loss(unsure, torch.ones(SHAPE)) == pytest.approx(loss(plain, sure), rel=1e-4)
+    some = loss(unsure, sure.clamp(min=0.1))
+    assert masked < some < loss(plain, sure)
+
+
 def test_no_pixel_at_all_gives_a_loss_that_can_be_stepped_on() -> None:
     depth = torch.full(SHAPE, 2.0, requires_grad=True)
     empty = {**batch(), "valid": torch.zeros(SHAPE, dtype=torch.bool)}
@@ -99,6 +122,18 @@ def test_no_pixel_at_all_gives_a_loss_that_can_be_stepped_on() -> None:
             "make the two agree",
             id="teacher-denied",
         ),
+        pytest.param(
+            replace(load_method("tie-kd-corrected"), confidence="entropy"),
+            CardError,
+            "found tie-kd, which counts a pixel or not: add a confidence_threshold",
+            id="no-weights",
+        ),
+        pytest.param(
+            replace(load_method("tie-kd"), confidence="entropy", confidence_threshold=0.5),
+            CardError,
+            "counts every pixel",
+            id="no-mask",
+        ),
     ],
 )
 def test_a_card_that_cannot_be_followed_is_refused(
@@ -121,9 +156,11 @@ def test_a_share_of_nothing_or_of_more_than_all_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("method", "teacher", "says"),
-    [("tie-kd", None, "add --teacher"), ("none", "adabins-small", "leave it out")],
+    ("method", "teachers", "says"),
+    [("tie-kd", (), "add --teacher"), ("none", ("a", "b"), "--teacher a,b is given: leave it")],
 )
-def test_what_a_method_cannot_use_is_refused(method: str, teacher: str | None, says: str) -> None:
+def test_what_a_method_cannot_use_is_refused(
+    method: str, teachers: tuple[str, ...], says: str
+) -> None:
     with pytest.raises(TrainingError, match=says):
-        check_inputs(load_method(method), teacher)
+        check_inputs(load_method(method), teachers)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdpipe.errors import DataError, StaleStoreError
+from kdpipe.errors import StaleStoreError
 from kdpipe.rows import Rows, make_rows
 from kdpipe.store import Store
 from kdpipe.store.frame import RULES
 from kdpipe.training.augment import Augment
-from kdpipe.training.samples import NOT_TAUGHT, DistillDataset, Sample, Stream
+from kdpipe.training.samples import DistillDataset, Sample, Stream
+from kdpipe.training.teachers import NOT_TAUGHT
 
 WILD = Augment(size=(32, 48), flip=0.5, scale=(1.0, 1.4), rotation=5, colour=0.2)
 PLAIN = Augment(size=(48, 64))
@@ -143,16 +144,6 @@ def test_a_grown_data_set_keeps_what_was_taught(
     dataset = DistillDataset(grown, stores=[store], transform=PLAIN)
 
     assert dataset.left_out == {8: NOT_TAUGHT}
-
-
-def test_two_stores_for_one_data_set_are_refused(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
-) -> None:
-    rows = make_tiny()
-    store = make_tiny_store(rows)
-
-    with pytest.raises(DataError, match="one teacher"):
-        DistillDataset(rows, stores=[store, store], transform=PLAIN)
 
 
 def test_plain_indexing_follows_torch_s_random_state(make_tiny: MakeRows) -> None:

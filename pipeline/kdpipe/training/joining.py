@@ -1,0 +1,114 @@
+"""How several teachers become one: what each of them weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdpipe.datasets import read_truth
+from kdpipe.errors import TrainingError
+
+if TYPE_CHECKING:
+    from kdpipe.cards import Confidence, Join, MethodCard
+    from kdpipe.rows import Rows
+    from kdpipe.store import Store
+
+_IMAGES = 64
+"""That are looked at for a teacher's error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """How what several teachers say of a pixel becomes one."""
+
+    join: Join = "log-mean"
+    """`mean`: of depth, `log-mean`: of its logarithm."""
+
+    weights: tuple[float, ...] = ()
+    """A teacher each, with the sum 1; empty: all alike. Distributions are mixed by them too."""
+
+    confidence: Confidence = "none"
+
+
+def check_teachers(method: MethodCard, teachers: Sequence[str]) -> None:
+    """Refuses teachers that a method cannot join.
+
+    Raises:
+        TrainingError: one is named twice, its weight is missing, or they are too few.
+    """
+    for name in teachers:
+        if teachers.count(name) > 1:
+            raise TrainingError(f"teacher {name} is named twice: name each teacher once")
+    weighed = set(method.teacher_weights)
+    if weighed and weighed != set(teachers):
+        raise TrainingError(
+            f"method {method.name} has teacher_weights of {', '.join(sorted(weighed))}, --teacher "
+            f"names {', '.join(teachers)}: make the two agree"
+        )
+    if method.confidence == "disagreement" and len(teachers) < 2:
+        raise TrainingError(
+            f"method {method.name} takes confidence from the disagreement of teachers and "
+            f"{len(teachers)} is given: name several, --teacher T1,T2"
+        )
+
+
+def joining_of(
+    method: MethodCard, teachers: Sequence[str], rows: Rows, stores: Sequence[Store]
+) -> Joining:
+    """What a method's card makes of these teachers.
+
+    Args:
+        method: says how they are weighed.
+        teachers: their names.
+        rows: of the labelled data set.
+        stores: over it, one a teacher.
+
+    Raises:
+        TrainingError: they are weighed by their errors, and there is no measured depth.
+    """
+    weights: tuple[float, ...] = ()
+    if method.teacher_weights:
+        weights = tuple(method.teacher_weights[name] for name in teachers)
+    elif method.weigh_teachers == "inverse-variance" and len(stores) > 1:
+        weights = _by_variance(rows, stores, method.join)
+    return Joining(join=method.join, weights=weights, confidence=method.confidence)
+
+
+def _by_variance(rows: Rows, stores: Sequence[Store], join: Join) -> tuple[float, ...]:
+    """Weights that are as 1 / mean squared error of what is joined, depth or its logarithm.
+
+    Of the val split where it has truth: teachers often know that of the train split by heart.
+    """
+    for split in ("val", "train"):
+        truths = rows.table["truth"].to_pylist()
+        numbers = [number for number in rows.of_split(split) if truths[number] is not None]
+        taught = [n for n in numbers if all(s.finished[n] and s.known(n) for s in stores)]
+        if taught:
+            break
+    else:
+        raise TrainingError(
+            f"{rows.name} has no measured depth of a row that all teachers were taught on, to "
+            "weigh them by their errors: give teacher_weights in the method's card"
+        )
+    places = np.linspace(0, len(taught) - 1, min(len(taught), _IMAGES)).astype(int)
+    errors = [_errors(rows, taught[place], stores, join) for place in places]
+    variances = np.mean([one for one in errors if one is not None], axis=0).clip(min=1e-12)
+    weights = (1 / variances) / (1 / variances).sum()
+    return tuple(float(weight) for weight in weights)
+
+
+def _errors(rows: Rows, number: int, stores: Sequence[Store], join: Join) -> list[float] | None:
+    """Of each teacher, over the pixels that all of them and the truth know."""
+    truth, card = read_truth(rows, number), rows.card
+    maps = [store.depth(number) for store in stores]
+    both = (truth > card.min_depth) & (truth <= card.max_depth)
+    for depth in maps:
+        both &= depth > 0
+    if not both.any():
+        return None
+    if join == "mean":
+        return [float(np.mean((depth[both] - truth[both]) ** 2)) for depth in maps]
+    return [float(np.mean(np.log(depth[both] / truth[both]) ** 2)) for depth in maps]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from kdpipe.cards import MethodCard
+from kdpipe.codecs import Companded
+from kdpipe.errors import CardError, StoreError, TrainingError
+from kdpipe.rows import Rows
+from kdpipe.store import Store
+from kdpipe.training.augment import Augment
+from kdpipe.training.joining import Joining, check_teachers, joining_of
+from kdpipe.training.samples import DistillDataset
+from kdpipe.training.teachers import NOT_TAUGHT, agreement, join, sureness
+
+ONE, OTHER = "adabins-small", "bts-small"
+PLAIN = Augment(size=(48, 64))
+ZOOMED = Augment(size=(32, 48), flip=0.5, scale=(1.3, 1.3))
+
+MakeRows = Callable[..., Rows]
+MakeStore = Callable[..., Store]
+
+
+def method(**card: object) -> MethodCard:
+    return MethodCard(name="m", teacher=True, distillation={"mse": 1.0}, **card)  # type: ignore[arg-type]
+
+
+def test_a_pixel_s_mean_is_of_the_teachers_that_know_it() -> None:
+    maps = [np.array([[2.0, 2, 0, 0]], np.float32), np.array([[8.0, 0, 3, 0]], np.float32)]
+
+    logs, plain = (join(maps, (0.25, 0.75), how) for how in ("log-mean", "mean"))
+
+    np.testing.assert_allclose(logs, [[2**0.25 * 8**0.75, 2, 3, 0]], rtol=1e-6)
+    np.testing.assert_allclose(plain, [[6.5, 2, 3, 0]], rtol=1e-6)
+    np.testing.assert_allclose(agreement(maps), [[0.25, 0, 0, 0]])
+    np.testing.assert_array_equal(join(maps, (1.0, 0.0), "mean"), [[2, 2, 0, 0]])
+
+
+def test_one_bin_is_sure_and_an_even_distribution_is_not() -> None:
+    spread = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4], np.float32).T[:, None]
+
+    np.testing.assert_allclose(sureness(spread), [[1, 0.5, 0]], atol=1e-5)
+
+
+def test_what_one_could_not_read_is_left_to_the_other(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    stores = [
+        make_tiny_store(rows, bad=(1, 2), factor=0.8, bins=Companded()),
+        make_tiny_store(rows, teacher=OTHER, bad=(2,), taught=4, factor=1.25, bins=Companded()),
+    ]
+
+    joined = DistillDataset(rows, stores=stores, transform=PLAIN)
+    with_bins = DistillDataset(rows, stores=stores, transform=PLAIN, with_bins=True)
+
+    assert joined.numbers == [0, 1, 3]
+    assert joined.left_out == {2: "torn", 4: NOT_TAUGHT, 5: NOT_TAUGHT}
+    assert with_bins.numbers == [0, 3]
+    for index, factor in ((0, 1.0), (1, 1.25)):
+        sample = joined.sample(index, np.random.default_rng(0))
+        ratio = (sample["teacher"] / sample["truth"])[sample["known"]]
+        assert float(ratio.median()) == pytest.approx(factor, rel=0.01)
+
+
+def test_teachers_are_weighed_by_their_errors(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    stores = [
+        make_tiny_store(rows, factor=1.1),
+        make_tiny_store(rows, teacher=OTHER, factor=1.1**-3),
+    ]
+    card = method(weigh_teachers="inverse-variance")
+
+    found = joining_of(card, (ONE, OTHER), rows, stores)
+
+    assert found.weights == pytest.approx((0.9, 0.1), abs=0.02)
+    blind = make_tiny("blind", labelled=False, first=50)
+    blind_stores = [make_tiny_store(blind), make_tiny_store(blind, teacher=OTHER)]
+    with pytest.raises(TrainingError, match="blind has no measured depth"):
+        joining_of(card, (ONE, OTHER), blind, blind_stores)
+
+
+def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    stores = [
+        make_tiny_store(rows, bins=Companded()),
+        make_tiny_store(rows, teacher=OTHER, bins=Companded(), factor=0.8),
+    ]
+    found = {}
+    for confidence in ("entropy", "disagreement"):
+        joining = Joining(confidence=confidence)
+        dataset = DistillDataset(rows, stores=stores, transform=ZOOMED, joining=joining)
+        sample = dataset.sample(0, np.random.default_rng(3))
+        found[confidence] = sample["confidence"][sample["known"]]
+
+    np.testing.assert_allclose(found["disagreement"], 0.8, atol=2e-3)
+    # Mass in one or two of 24 bins: ln 2 / ln 24 is the most that is lost.
+    assert 1 - np.log(2) / np.log(24) - 0.01 < float(found["entropy"].min()) < 0.95
+    assert float(found["entropy"].max()) <= 1 + 1e-6
+    with pytest.raises(StoreError, match="bins are asked for"):
+        DistillDataset(
+            rows,
+            stores=[make_tiny_store(rows, teacher="hu-small")],
+            transform=PLAIN,
+            joining=Joining(confidence="entropy"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("card", "teachers", "says"),
+    [
+        ({}, (ONE, ONE), "adabins-small is named twice"),
+        ({"teacher_weights": {ONE: 0.5, "c": 0.5}}, (ONE, OTHER), "adabins-small, c, --teacher"),
+        ({"teacher_weights": {ONE: 0.5, OTHER: 0.5}}, (ONE,), "make the two agree"),
+        ({"confidence": "disagreement"}, (ONE,), "name several"),
+        ({"teacher_weights": {ONE: 0.5, OTHER: 0.6}}, (), r"with the sum 1 expected"),
+        ({"teacher_weights": {ONE: -0.5, OTHER: 1.5}}, (), r"numbers from 0"),
+        ({"teacher_weights": {ONE: 1.0}, "weigh_teachers": "inverse-variance"}, (), "leave one"),
+        ({"confidence_threshold": 0.5}, (), "beside confidence"),
+        ({"confidence": "entropy", "confidence_threshold": 1.5}, (), r"in \(0, 1\]"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    card: dict[str, object], teachers: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises((TrainingError, CardError), match=says):
+        check_teachers(method(**card), teachers)
