@@ -123,7 +123,7 @@ def test_dvc_does_not_see_what_export_wrote(project: Path) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], check=True)
     folder = f"artifacts/students/{RUN}"
-    files = [f"{folder}/{name}" for name in (*EXPORTS, "model.pt", "card.json")]
+    files = [f"{folder}/{name}" for name in (*EXPORTS, "model.safetensors", "card.json")]
 
     shown = subprocess.run(
         [*dvc, "check-ignore", *files], capture_output=True, text=True, check=False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -61,7 +62,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 120
-    while not (folder / RUN / "last.pt").exists():
+    while not list((folder / RUN / "checkpoints").glob("step-*.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -83,7 +84,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == status
-    assert not (tmp_path / RUN / "model.pt").exists()
+    assert not (tmp_path / RUN / "model.safetensors").exists()
 
     resumed = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
 
@@ -93,8 +94,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert (resumed.finished, resumed.metrics) == (True, whole.metrics)
     assert (tmp_path / RUN / "dvclive/plots/metrics/train/loss.tsv").read_bytes() == curve
     one, other = (
-        torch.load(folder / "model.pt", weights_only=True)["state_dict"]
-        for folder in (tmp_path / "resumed", tmp_path / RUN)
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "resumed", tmp_path / RUN)
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

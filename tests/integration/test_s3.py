@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.s3_server import BUCKET, Server
 from tests.toy_teacher import TEACHER, load_toy, make_photos
 
@@ -163,7 +164,7 @@ def test_a_student_learns_from_a_store_on_s3_what_it_learns_from_a_disk(
             device="cpu",
         )
         assert done.finished
-        weights.append(torch.load(done.path / "model.pt", weights_only=True)["state_dict"])
+        weights.append(load_file(done.path / "model.safetensors"))
         shutil.rmtree(done.path)
 
     disk, remote = weights

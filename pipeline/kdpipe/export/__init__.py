@@ -18,7 +18,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import DataError, ExportError
 from kdpipe.store.disk import as_json, write_atomically
 from kdpipe.store.layout import find_student, parse_run
-from kdpipe.students import EXPORTS, MODEL_FILE, load_student
+from kdpipe.students import EXPORTS, load_student, model_path
 from kdpipe.training.outcome import warn_if_unfinished
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _facts(folder: Path, student: Student) -> dict[str, str]:
         "made_by": f"kdpipe {__version__}",
         "run": folder.resolve().name,
         "student": student.card.name,
-        "weights_sha256": hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest(),
+        "weights_sha256": hashlib.sha256(model_path(folder).read_bytes()).hexdigest(),
         "input": "rgb: float32 (batch, 3, height, width), RGB in [0, 1]; it is normalised inside",
         "output": "depth: float32 (batch, height, width), at the input's size",
         "unit": "metre",

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kdpipe.errors import CheckpointError
@@ -29,6 +31,8 @@ _NUMPY: list[Any] = [
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
 ]
 """Names that make plain arrays and nothing else: BTS files keep their scores as arrays."""
+
+SAFETENSORS = ".safetensors"
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict", "module")
@@ -68,7 +72,7 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     then needs little more memory than the network.
 
     Args:
-        path: what `torch.save` wrote; zip or the older format.
+        path: what `torch.save` wrote, zip or the older format; or *.safetensors.
         sha256: the file's expected digest; None: not checked.
 
     Raises:
@@ -79,12 +83,14 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         what = "is a folder" if path.is_dir() else "is missing"
         raise CheckpointError(f"{path} {what}, expected a checkpoint file: check the path")
     try:
-        mapped = _is_zip(path)
+        mapped = path.suffix != SAFETENSORS and _is_zip(path)
         if sha256 is not None and (found := sha256_of_file(path)) != sha256.lower():
             raise CheckpointError(
                 f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
                 "it again, or take the card of this file"
             )
+        if path.suffix == SAFETENSORS:
+            return _tensors(path, load_file(path))
         with (
             warnings.catch_warnings(action="ignore"),  # what it warns of, it then refuses
             torch.serialization.safe_globals(_NUMPY),
@@ -97,9 +103,26 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read ({reason}), expected a checkpoint: check its permissions"
         ) from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is torn or no safetensors file ({_first_line(error)}): download or train it "
+            "again"
+        ) from error
     except _TORN as error:
         raise CheckpointError(f"{path} {_say_torn(error)}") from error
     return _tensors(path, loaded)
+
+
+def as_safetensors(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file of a state dict; the format has no strides and no tensor twice."""
+    whole: dict[str, Tensor] = {}
+    seen = set[int]()
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        whole[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return save(whole, dict(metadata) if metadata else None)
 
 
 def load_state(

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import json
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, cast
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Literal, cast
 
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError, UnknownNameError
-from kdpipe.nets.checkpoint import load_state, read_state
+from kdpipe.nets.checkpoint import as_safetensors, load_state, read_state
 from kdpipe.nets.imagenet import weights_file
 from kdpipe.strict import build
 from kdpipe.students.base import BINS, Student, StudentOutput, UniformBins, bins_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = [
     "BINS",
@@ -29,10 +28,12 @@ __all__ = [
     "bins_of",
     "build_network",
     "load_student",
+    "model_path",
     "save_student",
 ]
 
-MODEL_FILE = "model.pt"
+MODEL_FILE = "model.safetensors"
+_OLD_MODEL_FILE = "model.pt"
 CARD_FILE = "card.json"
 EXPORTS = ("model.onnx", "model-int8.onnx", "export.json")
 """What `export` writes beside them: float, 8 bits, what was measured."""
@@ -91,7 +92,7 @@ def load_student(
     folder = Path(path_or_name)
     if (folder / CARD_FILE).is_file():
         card, bins_name, size = _read_card(folder / CARD_FILE)
-        weights = Path(checkpoint) if checkpoint is not None else folder / MODEL_FILE
+        weights = Path(checkpoint) if checkpoint is not None else model_path(folder)
     elif isinstance(path_or_name, Path) or len(folder.parts) != 1 or folder.is_dir():
         raise CheckpointError(
             f"{folder} holds no {CARD_FILE}: expected the folder of a finished run. "
@@ -118,10 +119,16 @@ def load_student(
     return Student(card, network, kind, size, device)
 
 
+def model_path(run_dir: Path) -> Path:
+    """A run's weights; those of older versions where there are no others."""
+    path, old = run_dir / MODEL_FILE, run_dir / _OLD_MODEL_FILE
+    return old if old.is_file() and not path.exists() else path
+
+
 def save_student(
     run_dir: Path, network: nn.Module, card: StudentCard, bins: str, size: tuple[int, int]
 ) -> None:
-    """Writes a run's model.pt and card.json, each whole or not at all.
+    """Writes a run's model.safetensors and card.json, each whole or not at all.
 
     What was exported from earlier weights is removed.
 
@@ -136,11 +143,9 @@ def save_student(
         OSError: the disk refuses; nothing half-written is left.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    for name in EXPORTS:
+    for name in (*EXPORTS, _OLD_MODEL_FILE):
         (run_dir / name).unlink(missing_ok=True)
-    model = io.BytesIO()  # torch hides a full disk behind a RuntimeError
-    torch.save({"state_dict": network.state_dict()}, model)
-    _write(run_dir / MODEL_FILE, model.getvalue())
+    _write(run_dir / MODEL_FILE, as_safetensors(network.state_dict()))
     said = {"card": dataclasses.asdict(card), "bins": bins_of(bins).name, "size": list(size)}
     _write(run_dir / CARD_FILE, (json.dumps(said, indent=2, sort_keys=True) + "\n").encode())
 
@@ -181,7 +186,7 @@ def _read_card(path: Path) -> tuple[StudentCard, str, tuple[int, int] | None]:
         ) from error
 
 
-def _bins_in(state: dict[str, torch.Tensor], path: Path) -> str:
+def _bins_in(state: dict[str, Tensor], path: Path) -> str:
     found = state.get("decode_head.conv_out.0.weight")
     count = -1 if found is None else len(found)
     for name, bins in BINS.items():

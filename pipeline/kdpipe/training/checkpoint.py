@@ -1,25 +1,43 @@
-"""last.pt: where a training stands, and files that are written whole or not at all."""
+"""Where a training stands, as safetensors and JSON, each file whole or not at all.
+
+`checkpoints/step-N.safetensors` has the tensors of all states, `step-N.json` beside it the rest and
+the tensors' digest. The JSON is written last: without it there is no checkpoint. The last two are
+kept, so a torn one costs a few steps, and `best.safetensors`, the weights of the best validation.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
-import pickle
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
 from kdpipe.errors import TrainingError
+from kdpipe.nets.checkpoint import as_safetensors
+from kdpipe.training.nested import join, split
 
 logger = logging.getLogger(__name__)
 
-NAME = "last.pt"
+FOLDER = "checkpoints"
+KEPT = 2
+BEST = "best.safetensors"
+BEST_BY = "abs_rel"
+"""Of the validation: the smaller, the better."""
+
+_OLD = "last.pt"
+_STEP = re.compile(r"step-(\d+)\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,21 +144,58 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 def save(
     folder: Path, identity: Mapping[str, object], progress: Progress, state: Mapping[str, object]
 ) -> None:
-    """Writes last.pt.
+    """Writes a checkpoint and removes those before the one before it.
 
     Args:
         folder: of the training.
         identity: what decides the result; JSON-able.
         progress: steps, seconds and curve so far.
-        state: state dicts by name; empty: finished, nothing to go on from.
+        state: state dicts by name; empty: finished, nothing to go on from, and none is kept.
+
+    Raises:
+        OSError: the disk refuses; the checkpoint before is still there.
     """
+    place = folder / FOLDER / f"step-{progress.step}.json"
     plain = json.loads(json.dumps(dict(identity)))  # as it is compared when it is read
-    content = {"identity": plain, "progress": asdict(progress), "state": dict(state)}
-    write_torch(folder / NAME, content)
+    content = {"identity": plain, "progress": asdict(progress), "state": None, "sha256": None}
+    if state:
+        tensors, content["state"] = split(state)
+        packed = as_safetensors(tensors)
+        content["sha256"] = hashlib.sha256(packed).hexdigest()
+        write_whole(place.with_suffix(".safetensors"), lambda file: file.write(packed))
+    write_json(place, content)
+    _remove(folder, _paths(folder)[KEPT if state else 1 :])
+    if not state:
+        place.with_suffix(".safetensors").unlink(missing_ok=True)
+    if not state and best_of(progress.points) in progress.points[-1:]:
+        (folder / FOLDER / BEST).unlink(missing_ok=True)  # the finished network itself
 
 
-def load(folder: Path, identity: Mapping[str, object]) -> tuple[Progress, Mapping[str, Any]] | None:
-    """Reads last.pt, if it is there and of this very training.
+def save_best(folder: Path, weights: Mapping[str, Tensor], points: Sequence[Point]) -> None:
+    """Keeps a network's weights if the last of its validations is the best so far."""
+    if points and best_of(points) is points[-1]:
+        said = {"step": str(points[-1].step), BEST_BY: repr(points[-1].validation[BEST_BY])}
+        packed = as_safetensors(weights, said)
+        write_whole(folder / FOLDER / BEST, lambda file: file.write(packed))
+
+
+def best_of(points: Sequence[Point]) -> Point | None:
+    """The point of the smallest error, the first of equals; None where there is none."""
+    known = [point for point in points if BEST_BY in point.validation]
+    return min(known, key=lambda point: point.validation[BEST_BY], default=None)
+
+
+def clear(folder: Path) -> None:
+    """Removes the checkpoints of another training, those of older versions too."""
+    (folder / _OLD).unlink(missing_ok=True)
+    (folder / FOLDER / BEST).unlink(missing_ok=True)
+    _remove(folder, _paths(folder))
+
+
+def load_last(
+    folder: Path, identity: Mapping[str, object]
+) -> tuple[Progress, Mapping[str, Any]] | None:
+    """Reads the last whole checkpoint, if there is one and of this very training.
 
     What belongs to another training, or cannot be read, is said in one line and left unused: DVC
     keeps the outputs of a stage whose parameters changed.
@@ -148,39 +203,77 @@ def load(folder: Path, identity: Mapping[str, object]) -> tuple[Progress, Mappin
     Returns:
         Progress and state dicts, or None: start anew.
     """
-    content = _read(folder / NAME)
-    if content is None:
-        return None
-    if other := _differing(content, identity):
-        logger.warning("%s has another %s: starting anew", folder / NAME, ", ".join(other))
-        return None
-    if not content["state"]:
-        logger.warning("%s: finished before, but outputs are missing: starting anew", folder)
-        return None
-    return _progress(content), content["state"]
+    paths = _paths(folder)
+    if not paths and (folder / _OLD).exists():
+        logger.warning("%s is of an older kdpipe and is not read: starting anew", folder / _OLD)
+    for path in paths:
+        content = _read(path)
+        if content is None:
+            continue
+        if other := _differing(content, identity):
+            logger.warning("%s has another %s: starting anew", path, ", ".join(other))
+            return None
+        if content["state"] is None:
+            logger.warning("%s: finished before, but outputs are missing: starting anew", folder)
+            return None
+        tensors = _read_tensors(path.with_suffix(".safetensors"), content["sha256"])
+        if tensors is not None:
+            return _progress(content), cast("Mapping[str, Any]", join(tensors, content["state"]))
+    return None
 
 
 def load_finished(folder: Path, identity: Mapping[str, object]) -> Progress | None:
-    """Reads last.pt, if it marks this very training as finished."""
-    content = _read(folder / NAME)
-    if content is None or content["state"] or _differing(content, identity):
-        return None
-    return _progress(content)
+    """Reads the mark of a finished training, if it is of this very one."""
+    for path in _paths(folder)[:1]:
+        content = _read(path)
+        if content and content["state"] is None and not _differing(content, identity):
+            return _progress(content)
+    return None
+
+
+def _paths(folder: Path) -> list[Path]:
+    """JSON files, the last step's first."""
+    found = [(_STEP.fullmatch(path.name), path) for path in (folder / FOLDER).glob("step-*.json")]
+    steps = [(int(match[1]), path) for match, path in found if match]
+    return [path for _, path in sorted(steps, reverse=True)]
+
+
+def _remove(folder: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for tensors in (folder / FOLDER).glob("step-*.safetensors"):
+        if not tensors.with_suffix(".json").exists():
+            tensors.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        _say_unreadable(path, error)
         return None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        logger.warning("%s cannot be read (%s): starting anew", path, reason)
-        return None
-    if not isinstance(content, dict) or set(content) != {"identity", "progress", "state"}:
-        logger.warning("%s is no checkpoint of kdpipe: starting anew", path)
+    if not isinstance(content, dict) or set(content) != {"identity", "progress", "state", "sha256"}:
+        _say_unreadable(path, ValueError("no checkpoint of kdpipe"))
         return None
     return content
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor] | None:
+    try:
+        packed = path.read_bytes()
+        if hashlib.sha256(packed).hexdigest() != sha256:
+            raise ValueError("torn: it has another digest than the JSON beside it says")
+        return load(packed)
+    except (OSError, ValueError, SafetensorError) as error:
+        _say_unreadable(path, error)
+        return None
+
+
+def _say_unreadable(path: Path, error: Exception) -> None:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    logger.warning(
+        "%s cannot be read (%s): taking the checkpoint before it, else starting anew", path, reason
+    )
 
 
 def _differing(content: Mapping[str, Any], identity: Mapping[str, object]) -> list[str]:

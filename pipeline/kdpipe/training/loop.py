@@ -50,7 +50,7 @@ class Plan:
     """For the progress bar."""
 
     folder: Path
-    """Where last.pt and dvclive/ go."""
+    """Where checkpoints/ and dvclive/ go."""
 
     recipe: FitRecipe
     params: TrainParams
@@ -112,8 +112,9 @@ def _train(
     optimizer = make_optimizer(network, plan.recipe, plan.params)
     schedule = make_schedule(optimizer, plan.recipe, plan.params.steps)
     progress = Progress()
-    found = checkpoint.load(plan.folder, plan.identity)
+    found = checkpoint.load_last(plan.folder, plan.identity)
     if found is None:
+        checkpoint.clear(plan.folder)
         for name in plan.outputs:
             (plan.folder / name).unlink(missing_ok=True)
     else:
@@ -149,7 +150,7 @@ def finished(plan: Plan) -> Progress | None:
 
 
 def finish(plan: Plan, trained: Trained, summary: Mapping[str, object]) -> None:
-    """Writes metrics.json and, once all steps are done, shrinks last.pt to a mark of that.
+    """Writes metrics.json and, once all steps are done, a mark of that instead of checkpoints.
 
     Args:
         plan: of the training.
@@ -289,6 +290,7 @@ class _Run:
         )
         self.progress.points.append(point)
         self.progress.seconds = self.before + time.monotonic() - self.started
+        checkpoint.save_best(self.plan.folder, self.network.state_dict(), self.progress.points)
         self.curves.add(point)
         self.bar.validated(metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -45,7 +45,7 @@ def test_a_run_gets_its_model_and_what_was_measured(toy: ToyProject) -> None:
 
     done = export.run(RUN, threads=1)
 
-    assert left(folder) == ["card.json", "export.json", "model.onnx", "model.pt"]
+    assert left(folder) == ["card.json", "export.json", "model.onnx", "model.safetensors"]
     said = json.loads((folder / "export.json").read_text())
     timing = said["latency"]
     assert set(timing["engines"]) == {"PyTorch, CPU", "onnxruntime, CPU"}
@@ -139,7 +139,7 @@ def test_8_bits_of_an_earlier_export_do_not_stay(toy: ToyProject) -> None:
 
     export.run(RUN, threads=1)
 
-    assert left(folder) == ["card.json", "export.json", "model.onnx", "model.pt"]
+    assert left(folder) == ["card.json", "export.json", "model.onnx", "model.safetensors"]
 
 
 def test_a_model_that_deviates_is_not_written(
@@ -152,7 +152,7 @@ def test_a_model_that_deviates_is_not_written(
     with pytest.raises(ExportError, match="deviates by"):
         export.run(RUN, threads=1)
 
-    assert left(folder) == ["card.json", "model.onnx", "model.pt"]
+    assert left(folder) == ["card.json", "model.onnx", "model.safetensors"]
     assert (folder / "model.onnx").read_bytes() == b"the one before"
 
 
@@ -185,4 +185,4 @@ def test_a_wrong_wish_is_one_line_and_writes_nothing(
         export.run(**{"run": RUN, **wish})
 
     assert "\n" not in str(caught.value)
-    assert left(layout.student_dir(RUN)) == ["card.json", "model.pt"]
+    assert left(layout.student_dir(RUN)) == ["card.json", "model.safetensors"]

@@ -13,6 +13,7 @@ import torch
 
 from kdpipe.cards import load_student_card
 from kdpipe.errors import CheckpointError, DataError, UnknownNameError
+from kdpipe.nets.checkpoint import as_safetensors
 from kdpipe.students import EXPORTS, Student, build_network, load_student, save_student
 from kdpipe.students.base import BINS, as_rgb, bins_of
 
@@ -40,7 +41,29 @@ def test_a_saved_student_comes_back_the_same(run_dir: Path) -> None:
     assert student.card == CARD
     assert (student.bins.name, student.size) == ("nyu", (32, 48))
     torch.testing.assert_close(student.predict(IMAGES), fresh.predict(IMAGES))
-    assert sorted(p.name for p in run_dir.iterdir()) == ["card.json", "model.pt"]
+    assert sorted(p.name for p in run_dir.iterdir()) == ["card.json", "model.safetensors"]
+
+
+def test_a_run_of_an_older_version_is_read_until_it_is_trained_again(run_dir: Path) -> None:
+    student = load_student(run_dir)
+    (run_dir / "model.safetensors").unlink()
+    torch.save({"state_dict": student.network.state_dict()}, run_dir / "model.pt")
+
+    old = load_student(run_dir)
+    save_student(run_dir, old.network, old.card, "nyu", (32, 48))
+
+    torch.testing.assert_close(old.predict(IMAGES), student.predict(IMAGES))
+    assert sorted(p.name for p in run_dir.iterdir()) == ["card.json", "model.safetensors"]
+
+
+def test_weights_that_are_torn_are_one_line(run_dir: Path) -> None:
+    path = run_dir / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+    with pytest.raises(CheckpointError, match="torn or no safetensors file") as caught:
+        load_student(run_dir)
+
+    assert "\n" not in str(caught.value)
 
 
 def test_what_was_exported_from_earlier_weights_goes(run_dir: Path) -> None:
@@ -50,7 +73,7 @@ def test_what_was_exported_from_earlier_weights_goes(run_dir: Path) -> None:
 
     save_student(run_dir, student.network, student.card, "nyu", (64, 96))
 
-    assert sorted(path.name for path in run_dir.iterdir()) == ["card.json", "model.pt"]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["card.json", "model.safetensors"]
 
 
 def test_depth_has_the_images_size_and_stays_in_range(run_dir: Path) -> None:
@@ -129,7 +152,8 @@ class TestBadInput:
 
     def test_weights_of_another_network(self, run_dir: Path) -> None:
         other = replace(CARD, width=0.25)
-        torch.save({"state_dict": build_network(other).state_dict()}, run_dir / "model.pt")
+        packed = as_safetensors(build_network(other).state_dict())
+        (run_dir / "model.safetensors").write_bytes(packed)
 
         with pytest.raises(CheckpointError, match="another network") as caught:
             load_student(run_dir)

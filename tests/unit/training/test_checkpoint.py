@@ -2,35 +2,62 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdpipe.errors import TrainingError
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress, alone
+from kdpipe.training.nested import join, split
 
 IDENTITY = {"params": {"steps": 4, "scale": (1.0, 1.3)}, "seed": 0}
 STATE = {"network": {"weight": torch.arange(3.0)}}
 
 
-def progress() -> Progress:
+def progress(step: int = 3) -> Progress:
     point = Point(step=2, loss=0.5, learning_rate=1e-3, validation={"abs_rel": 0.2})
-    return Progress(step=3, seconds=1.5, losses=[0.4], points=[point])
+    return Progress(step=step, seconds=1.5, losses=[0.4], points=[point])
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
-    found = checkpoint.load(tmp_path, IDENTITY)
+
+def test_what_is_saved_comes_back_and_all_but_two_go(tmp_path: Path) -> None:
+    for step in (9, 10, 11):
+        checkpoint.save(tmp_path, IDENTITY, progress(step), STATE)
+
+    found = checkpoint.load_last(tmp_path, IDENTITY)
 
     assert found is not None
-    assert found[0] == progress()
+    assert found[0] == progress(11)
     assert torch.equal(found[1]["network"]["weight"], torch.arange(3.0))
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert files(tmp_path) == [
+        *("step-10.json", "step-10.safetensors", "step-11.json", "step-11.safetensors")
+    ]
+
+
+def test_an_optimisers_state_comes_back_to_the_last_bit() -> None:
+    images = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    state = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": images}, 7: {}},
+        "param_groups": [{"betas": (0.1 + 0.2, 0.999), "lr": 1e-300, "foreach": None, "on": True}],
+        "phases": [{"end": -math.inf}],
+        "empty": torch.empty(0, 2, dtype=torch.bfloat16),
+    }
+
+    tensors, plain = split(state)
+    back = join(tensors, plain)
+
+    torch.testing.assert_close(back, state, rtol=0, atol=0, check_stride=True)
+    with pytest.raises(TypeError, match=r"a\.b is a object"):
+        split({"a": {"b": object()}})
 
 
 def test_another_training_s_checkpoint_is_named_and_left(
@@ -39,7 +66,7 @@ def test_another_training_s_checkpoint_is_named_and_left(
     checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
 
     with caplog.at_level(logging.WARNING):
-        found = checkpoint.load(tmp_path, {**IDENTITY, "seed": 1})
+        found = checkpoint.load_last(tmp_path, {**IDENTITY, "seed": 1})
 
     assert found is None
     assert "another seed: starting anew" in caplog.text
@@ -53,57 +80,77 @@ class Code:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("name", "content"),
     [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"<html>not found</html>", id="html"),
-        pytest.param(pickle.dumps(Code(), protocol=2), id="code"),
-        pytest.param(None, id="truncated"),
-        pytest.param("other", id="no-checkpoint-of-ours"),
+        pytest.param("step-3.json", b"", id="empty"),
+        pytest.param("step-3.json", b"<html>not found</html>", id="html"),
+        pytest.param("step-3.json", b"{}", id="no-checkpoint-of-ours"),
+        pytest.param("step-3.json", b"\xff\xfe", id="no-text"),
+        pytest.param("step-3.safetensors", pickle.dumps(Code(), protocol=2), id="code"),
+        pytest.param("step-3.safetensors", None, id="truncated"),
+        pytest.param("../last.pt", pickle.dumps(Code(), protocol=2), id="of-an-older-version"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line_and_nothing_of_it_runs(
-    content: bytes | str | None,
+    name: str,
+    content: bytes | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "last.pt"
-    if content is None:
-        checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
-        path.write_bytes(path.read_bytes()[:-200])
-    elif isinstance(content, str):
-        torch.save({"state_dict": {}}, path)
-    else:
-        path.write_bytes(content)
+    path = tmp_path / "checkpoints" / name
+    checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
+    if name.endswith(".pt"):
+        checkpoint.clear(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
 
     with caplog.at_level(logging.WARNING):
-        found = checkpoint.load(tmp_path, IDENTITY)
+        found = checkpoint.load_last(tmp_path, IDENTITY)
 
     assert found is None
     assert not Path("ran").exists()
     (record,) = caplog.records
     assert "starting anew" in record.message
     assert "\n" not in record.message
+    checkpoint.clear(tmp_path)
+    assert not path.exists()
 
 
+def test_a_torn_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    for step in (3, 4):
+        checkpoint.save(tmp_path, IDENTITY, progress(step), STATE)
+    path = tmp_path / "checkpoints/step-4.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")  # a flipped bit, which the format does not see
+
+    found = checkpoint.load_last(tmp_path, IDENTITY)
+
+    assert found is not None
+    assert found[0].step == 3
+
+
+@pytest.mark.parametrize("refused_file", [0, 1])
 def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
-    before = (tmp_path / "last.pt").read_bytes()
+    calls: list[int] = []
 
     def refuse(_file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(1)
+        if len(calls) > refused_file:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match=r"No space left on device.*last\.pt") as caught:
-        checkpoint.save(tmp_path, IDENTITY, Progress(), STATE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match=r"No space left on device.*step-9") as caught:
+            checkpoint.save(tmp_path, IDENTITY, Progress(step=9), STATE)
 
     assert caught.value.errno == errno.ENOSPC
-    assert (tmp_path / "last.pt").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    found = checkpoint.load_last(tmp_path, IDENTITY)
+    assert found is not None
+    assert found[0] == progress()
+    assert not list((tmp_path / "checkpoints").glob("*.tmp"))
 
 
 def test_a_write_that_the_disk_refuses_keeps_its_reason_through_torch(tmp_path: Path) -> None:
@@ -117,16 +164,31 @@ def test_a_write_that_the_disk_refuses_keeps_its_reason_through_torch(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
+    points: list[Point] = []
+    for step, error in enumerate((0.3, 0.2, 0.25, 0.2)):
+        points.append(
+            Point(step=step, loss=1, learning_rate=1, validation={"abs_rel": error, "rmse": 9})
+        )
+        checkpoint.save_best(tmp_path, {"step": torch.tensor(step)}, points)
+
+    best = load_file(tmp_path / "checkpoints" / "best.safetensors")
+
+    assert int(best["step"]) == 1
+
+
 def test_a_finished_mark_is_no_state_to_go_on_from(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
     checkpoint.save(tmp_path, IDENTITY, progress(), {})
 
     assert checkpoint.load_finished(tmp_path, IDENTITY) == progress()
     assert checkpoint.load_finished(tmp_path, {"seed": 9}) is None
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.load(tmp_path, IDENTITY) is None
+        assert checkpoint.load_last(tmp_path, IDENTITY) is None
     assert "outputs are missing" in caplog.text
+    assert files(tmp_path) == ["step-3.json"]
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:

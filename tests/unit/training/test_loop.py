@@ -98,7 +98,7 @@ def test_ctrl_c_finishes_the_step_and_saves_it(stream: Stream, plan: Plan) -> No
     with pytest.raises(KeyboardInterrupt):
         train(toy(), stream, interrupted, validate, plan)
 
-    found = checkpoint.load(plan.folder, plan.identity)
+    found = checkpoint.load_last(plan.folder, plan.identity)
     assert found is not None
     assert 1 <= found[0].step <= 3
     assert signal.getsignal(signal.SIGINT) is before
@@ -107,7 +107,7 @@ def test_ctrl_c_finishes_the_step_and_saves_it(stream: Stream, plan: Plan) -> No
 def test_the_encoder_has_its_own_learning_rate(stream: Stream, plan: Plan) -> None:
     train(toy(), stream, loss, validate, replace(plan, max_minutes=0.0))
 
-    found = checkpoint.load(plan.folder, plan.identity)
+    found = checkpoint.load_last(plan.folder, plan.identity)
     assert found is not None
     peaks = [group["max_lr"] for group in found[1]["optimizer"]["param_groups"]]
     assert peaks == pytest.approx([0.001, 0.01])
@@ -158,7 +158,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(stream: Stream, pla
     with pytest.raises(TrainingError, match=r"loss is nan at step 5.*learning_rate"):
         train(toy(), stream, breaks, validate, plan)
 
-    found = checkpoint.load(plan.folder, plan.identity)
+    found = checkpoint.load_last(plan.folder, plan.identity)
     assert found is not None
     assert found[0].step == 4
 
