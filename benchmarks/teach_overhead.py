@@ -25,6 +25,7 @@ from PIL import Image
 from kdpipe import teachers, teaching
 from kdpipe.cards import DataCard, load_teacher_card
 from kdpipe.datasets import read_image
+from kdpipe.datasets.files import digest_of
 from kdpipe.rows import Row, Rows, make_rows, write_rows
 from kdpipe.store import layout
 
@@ -104,7 +105,7 @@ def make_photos(count: int) -> Rows:
             image_width=WIDTH,
             height=HEIGHT,
             width=WIDTH,
-            image_digest=str(number),
+            image_digest=digest_of(Path(f"{DATA}/{number}.jpg").read_bytes()),
         )
         rows.append(row)
     made = make_rows(DataCard(name=DATA, family="folder", domain="nyu"), Path(DATA), rows)
