@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth
 
 FOLDER = Path(__file__).parent
-KINDS = ("companded", "log-binomial")
+KINDS = ("companded", "log-binomial", "delta")
+"""The first two hold bins of either kind, depth as pcodec alone; the third is the first, its depth
+as differences."""
+
 ROWS, SHARD_ROWS, BAD = 4, 3, 1
 NATIVE = {0: (16, 24), 1: (0, 0), 2: (8, 16), 3: (16, 24)}
 """Two sizes; an image that could not be read; the last shard is a partial one."""
@@ -35,29 +39,31 @@ DEPTH = Log16(near=0.1, far=10.0)
 
 
 def store_path(kind: str) -> Path:
-    """Of the store with bins of this kind."""
+    """Of the store of this kind."""
     return FOLDER / f"{kind}.zarr"
 
 
 def expected(kind: str) -> dict[str, NDArray[np.float32]]:
     """What was read back when it was written."""
-    text = (FOLDER / f"{kind}.expected.json").read_text(encoding="utf-8")
+    text = _expected_path(kind).read_text(encoding="utf-8")
     return {name: np.array(values, np.float32) for name, values in json.loads(text).items()}
 
 
 def write(kind: str, path: Path) -> None:
     """Writes such a store with the writer of today."""
-    codec = Companded() if kind == "companded" else LogBinomial(bins=BINS, attractors=(4, 2))
+    codec = LogBinomial(bins=BINS, attractors=(4, 2)) if kind == "log-binomial" else Companded()
     identity = identity_of(
         load_teacher_card("adabins-small"),
         DataCard(name="golden", family="folder", domain="any"),
         weights={"sha256": "0" * 64, "source": "golden"},
-        rule=BILINEAR if kind == "companded" else BICUBIC_PADDED,
+        rule=BICUBIC_PADDED if kind == "log-binomial" else BILINEAR,
         codecs={"depth": DEPTH, "bins": codec},
         shard_rows=SHARD_ROWS,
     )
     kept = BINS if isinstance(codec, Companded) else codec
-    info = StoreInfo(identity=identity, rows=ROWS, arrays=formats(NATIVE[0], kept))
+    depth, *others = formats(NATIVE[0], kept)
+    first = replace(depth, packing="delta-pcodec" if kind == "delta" else "pcodec")
+    info = StoreInfo(identity=identity, rows=ROWS, arrays=(first, *others))
     write_info(path, info)
     for shard in range(info.shards):
         start, stop = info.rows_of(shard)
@@ -134,7 +140,11 @@ def note(kind: str, found: dict[str, NDArray[np.float32]]) -> None:
     lists = {name: _short(values) for name, values in found.items()}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in lists.items())
     text = f"{{\n{lines}\n}}\n"
-    (FOLDER / f"{kind}.expected.json").write_text(text, encoding="utf-8")
+    _expected_path(kind).write_text(text, encoding="utf-8")
+
+
+def _expected_path(kind: str) -> Path:
+    return FOLDER / f"{'companded' if kind == 'delta' else kind}.expected.json"
 
 
 def _short(values: Depth) -> list[object]:

@@ -7,7 +7,6 @@ pack the same codes otherwise, which the first test does not mind.
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,13 @@ import pytest
 import xarray
 import zarr
 from tests.golden import stores
+from tests.plain_zarr import plain_zarr
 
 from kdpipe.store import layout, open_store
 from kdpipe.store.metadata import read_info
 from kdpipe.store.verify import verify
 
-BINS = {"companded": "codes", "log-binomial": "pair"}
+BINS = {"companded": "codes", "log-binomial": "pair", "delta": "codes"}
 
 
 @pytest.fixture(params=stores.KINDS)
@@ -51,9 +51,7 @@ def test_a_store_of_an_older_version_is_read(kind: str) -> None:
 
 def test_plain_zarr_reads_every_array_of_it(kind: str) -> None:
     store = open_store(stores.store_path(kind))
-    with warnings.catch_warnings():
-        # zarr says of pcodec that other libraries may lack it; any other warning is an error.
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
+    with plain_zarr():
         group = zarr.open_group(str(store.path), mode="r")
         arrays = {one.name: np.asarray(group[one.name]) for one in store.info.arrays}
 
@@ -68,8 +66,7 @@ def test_plain_zarr_reads_every_array_of_it(kind: str) -> None:
 
 def test_xarray_opens_all_of_it(kind: str) -> None:
     store = open_store(stores.store_path(kind))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
+    with plain_zarr():
         root, bins = (xarray.open_zarr(store.path, group=group) for group in (None, "bins"))
         depth, codes = np.asarray(root["depth"][3]), np.asarray(bins[BINS[kind]][3])
 

@@ -123,7 +123,7 @@ def formats(native: tuple[int, int], bins: int | LogBinomial | None) -> tuple[Ar
     h, w = native
     fields = (len(layout.EXTENT_FIELDS),)
     arrays = [
-        ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "pcodec"),
+        ArrayFormat(layout.DEPTH, "uint16", (h, w), ("y", "x"), "delta-pcodec"),
         ArrayFormat(layout.EXTENT, "float64", fields, ("field",), "none"),
     ]
     if isinstance(bins, LogBinomial):

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
     from kdpipe.params import StoreParams
     from kdpipe.rows import Rows
+    from kdpipe.teaching.measuring import Measure
     from kdpipe.teaching.weights import Weights
-    from kdpipe.teaching.worker import Measure
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
-_GUESSED_PACKING = {"pcodec": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
+_GUESSED_PACKING = {"pcodec": 4, "delta-pcodec": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
 

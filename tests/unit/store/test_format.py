@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from tests.plain_zarr import plain_zarr
 from tests.unit.store.conftest import BAD, BINS, CODEC, NATIVE, ROWS, MakeStore, info_of, row_of
 
 from kdpipe.errors import StoreError
 from kdpipe.store import StoredBins, layout, open_store
-from kdpipe.store.metadata import formats, read_info, write_info
+from kdpipe.store.metadata import documents, formats, read_info, write_info
 from kdpipe.store.shards import ArrayFormat, ShardIndex
 
 ARRAYS = (layout.DEPTH, layout.EXTENT, layout.BIN_CODES, layout.BIN_EDGES)
@@ -23,9 +24,7 @@ RNG = np.random.default_rng(0)
 
 def plain(path: Path) -> Any:
     """The store as zarr alone opens it."""
-    with warnings.catch_warnings():
-        # zarr says of pcodec that other libraries may lack it; any other warning is an error.
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
+    with plain_zarr():
         group = zarr.open_group(str(path), mode="r")
         names = {name for name, _ in group.members(max_depth=None)}
         assert names == {*ARRAYS, "bins"}
@@ -76,10 +75,13 @@ def test_a_store_that_grows_keeps_its_shards(make_store: MakeStore) -> None:
         assert np.array_equal(after[name][:8], before[name][:8])
 
 
-FIRST = ArrayFormat("as the first stores", "uint8", (BINS, *NATIVE), ("bin", "y", "x"), "zstd")
+FIRST = (
+    ArrayFormat("bins of the first", "uint8", (BINS, *NATIVE), ("bin", "y", "x"), "zstd"),
+    ArrayFormat("depth of the first", "uint16", NATIVE, ("y", "x"), "pcodec"),
+)
 
 
-@pytest.mark.parametrize("one", [*formats(NATIVE, BINS), FIRST], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [*formats(NATIVE, BINS), *FIRST], ids=lambda one: one.name)
 def test_a_chunk_comes_back_and_every_flipped_byte_is_seen(one: ArrayFormat) -> None:
     values = RNG.integers(0, 60, one.shape).astype(one.dtype)
 
@@ -91,6 +93,23 @@ def test_a_chunk_comes_back_and_every_flipped_byte_is_seen(one: ArrayFormat) -> 
         torn[at] ^= 0x10
         with pytest.raises(StoreError, match="checksum"):
             one.decode(bytes(torn), "here")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 3), (64, 33)])
+def test_plain_zarr_sums_up_depth_as_we_do(shape: tuple[int, int], tmp_path: Path) -> None:
+    one = formats(shape, None)[0]
+    codes = RNG.integers(0, 2**16, shape, np.uint16)  # every sum of two wraps around
+    node = documents(replace(info_of(1), arrays=(one,)))[one.name]
+    (tmp_path / "zarr.json").write_bytes(node)
+    chunk, index = one.encode(codes), ShardIndex(info_of(1).shard_rows)
+    index.put(0, 0, len(chunk))
+    (tmp_path / layout.shard_name(0, 3)).write_bytes(chunk + index.encode())
+
+    with plain_zarr():
+        read = np.asarray(zarr.open_array(tmp_path, mode="r")[0])
+
+    assert np.array_equal(read, codes)
+    assert np.array_equal(one.decode(chunk, "here"), codes)
 
 
 def test_a_map_of_another_shape_is_refused() -> None:

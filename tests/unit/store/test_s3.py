@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import zarr
+from tests.plain_zarr import plain_zarr
 from tests.s3_server import BUCKET, Break, Server, place
 from tests.unit.store.conftest import BAD, CODEC, MakeStore, info_of, put, record_of
 
@@ -47,8 +47,7 @@ def write_shard(shard: int, *, rows: int = 10, note: float = 0.0, lease: float =
 
 def plain_depth() -> NDArray[np.uint16]:
     """All codes, as plain zarr reads them through fsspec."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Numcodecs codecs", UserWarning)
+    with plain_zarr():
         array = zarr.open_array(f"{STORE}/{layout.DEPTH}", mode="r")
         return cast("NDArray[np.uint16]", array[:])
 

@@ -6,8 +6,9 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.toy_teacher import TEACHER, make_photos
 
@@ -16,7 +17,12 @@ from kdpipe.errors import DeviceError, StaleStoreError, StoreError
 from kdpipe.rows import make_rows, write_rows
 from kdpipe.store import layout, ledger, open_store
 from kdpipe.store.consolidated import read_lines
+from kdpipe.store.metadata import formats
+from kdpipe.store.verify import verify
 from kdpipe.teaching import Options
+
+if TYPE_CHECKING:
+    from kdpipe.store.shards import ArrayFormat
 
 STORE = layout.store_path("photos", TEACHER)
 MANIFEST = layout.manifest_path("photos", TEACHER)
@@ -107,6 +113,32 @@ def test_an_image_larger_than_the_store_s_maps_is_bad_and_the_rest_is_taught() -
     assert "its map of (20, 8) is larger than the store's, of (6, 8)" in done.bad["0025"]
     assert (done.written, MANIFEST.exists()) == (14, True)
     assert open_store(STORE).known(24)
+
+
+def test_a_store_that_has_depth_as_the_first_had_it_goes_on_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first(*sizes: Any) -> tuple[ArrayFormat, ...]:
+        depth, *others = formats(*sizes)
+        return (replace(depth, packing="pcodec"), *others)
+
+    make_photos(20)
+    with monkeypatch.context() as patch:
+        patch.setattr("kdpipe.teaching.plan.formats", first)
+        teach()
+    make_photos(30)
+
+    teach()
+
+    old = open_store(STORE)
+    depth = [old.native_depth(number) for number in range(30)]
+    assert not verify(STORE).problems
+    shutil.rmtree(STORE)
+    teach()
+    new = open_store(STORE)
+    packings = [one.info.array(layout.DEPTH).packing for one in (old, new)]
+    assert packings == ["pcodec", "delta-pcodec"]
+    assert all(np.array_equal(new.native_depth(number), depth[number]) for number in range(30))
 
 
 def test_a_record_notes_which_data_set_s_fit_gave_the_weights() -> None:

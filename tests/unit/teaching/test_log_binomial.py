@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 import zarr
+from tests.plain_zarr import plain_zarr
 from tests.toy_teacher import make_photos
 from torch import Tensor, nn
 
@@ -70,8 +70,7 @@ def teach() -> teaching.Done:
 
 def plain(path: Path, name: str) -> Any:
     """An array of the store as zarr alone reads it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
+    with plain_zarr():
         return np.asarray(zarr.open_group(str(path), mode="r")[name])
 
 
