@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from safetensors import SafetensorError, safe_open
+
 from kdpipe.errors import CardError, CheckpointError
 from kdpipe.nets import checkpoint
 from kdpipe.nets.checkpoint import sha256_of_file
@@ -128,7 +130,7 @@ def find_published(card: TeacherCard, *, download: bool = True) -> Found | None:
         None where they are not here and cannot be, or must not be, downloaded.
 
     Raises:
-        CheckpointError: the download fails, or a file is not what it was.
+        CheckpointError: the download fails or brings no weights, or a file is not what it was.
         CardError: `about` has a wrong value.
     """
     if (name := hub_of(card)) is not None:
@@ -272,40 +274,73 @@ def _fetch(published: _Published, url: str, sha256: str | None) -> None:
     remote = Remote(url=url, sha256=known, size=published.size)
 
     def keep(part: Path, target: Path) -> None:
-        ready = part
-        if member is not None:
-            ready = target.with_name(f"{target.name}.part")
-            archive.unpack(part, ready, member)
-        found = sha256_of_file(ready)
-        if sha256 is not None and found != sha256.lower():
-            ready.unlink()
-            raise CheckpointError(
-                f"{target.name} in {url} has SHA-256 {found[:16]}…, its card says "
-                f"{sha256[:16].lower()}…: nothing was kept; take the card of this file"
-            )
-        _write_note(target, {"source": url, "sha256": found})
+        ready = part if member is None else target.with_name(f"{target.name}.part")
+        try:
+            if member is not None:
+                archive.unpack(part, ready, member)
+            found = sha256_of_file(ready)
+            if sha256 is not None and found != sha256.lower():
+                raise CheckpointError(
+                    f"{target.name} in {url} has SHA-256 {found[:16]}…, its card says "
+                    f"{sha256[:16].lower()}…: nothing was kept; take the card of this file"
+                )
+            _look_inside(ready, target)
+        except CheckpointError as error:
+            ready.unlink(missing_ok=True)
+            said = str(error)
+            for path in (ready, part):  # which nobody will find
+                said = said.replace(str(path), f"what {url} gave")
+            raise CheckpointError(said) from error
+        _write_note(target, url, found, ready.stat().st_size)
         ready.replace(target)
 
     fetch(remote, cache_dir() / published.file, published.place, keep)
 
 
+def _look_inside(path: Path, target: Path) -> None:
+    """Refuses what holds no tensors, whatever it is called; it is mapped, not read.
+
+    Raises:
+        CheckpointError: a page of text, an archive that was cut off, a pickle with code.
+    """
+    if target.suffix != ".safetensors":
+        checkpoint.read_state(path)
+        return
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is torn or no safetensors file ({error}): download it again"
+        ) from error
+
+
 def _checked(published: _Published, place: Path, sha256: str | None) -> Found:
     """Compares a cached checkpoint with its card, and with what it was at first use."""
-    found, note = sha256_of_file(place), _read_note(place)
-    plain = published.sha256 if published.member is None else None
-    for known, who in (
-        (sha256 or plain, "its card says"),
-        (note.get("sha256"), "at its first use it had"),
+    note, plain = _read_note(place), published.member is None
+    size, found = place.stat().st_size, sha256_of_file(place)
+    again = " to have it downloaded again" if published.url else " and fetch it again"
+    advice = f"remove it and {_note_path(place).name}{again}"
+    card_digest = sha256 or (published.sha256 if plain else None)
+    for who, bytes_known, digest in (
+        ("its card says", published.size if plain else None, card_digest),
+        ("at its first use it had", note.get("size"), note.get("sha256")),
     ):
-        if known is not None and found != known.lower():
-            again = " to have it downloaded again" if published.url else " and fetch it again"
+        if bytes_known is not None and str(bytes_known) != str(size):
+            raise CheckpointError(f"{place} has {size} bytes, {who} {bytes_known}: {advice}")
+        if digest is not None and found != digest.lower():
             raise CheckpointError(
-                f"{place} has SHA-256 {found[:16]}…, {who} {known[:16].lower()}…: "
-                f"remove it and {_note_path(place).name}{again}"
+                f"{place} has SHA-256 {found[:16]}…, {who} {digest[:16].lower()}…: {advice}"
             )
     source = note.get("source") or "file"
     if not note:
-        _write_note(place, {"source": source, "sha256": found})
+        try:
+            _look_inside(place, place)
+        except CheckpointError:
+            if not plain:  # it was unpacked here
+                place.unlink()
+            raise
+        _write_note(place, source, found, size)
     return Found(path=place, sha256=found, source=source)
 
 
@@ -325,7 +360,8 @@ def _read_note(place: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in values.items()}
 
 
-def _write_note(place: Path, values: Mapping[str, str]) -> None:
+def _write_note(place: Path, source: str, sha256: str, size: int) -> None:
+    values = {"source": source, "sha256": sha256, "size": size}
     beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     beside.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     beside.replace(_note_path(place))

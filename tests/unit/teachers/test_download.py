@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import save as save_safetensors
 
 from kdpipe.cards import TeacherCard
 from kdpipe.errors import CardError, CheckpointError
@@ -23,7 +25,21 @@ from kdpipe.teachers.weights import cache_dir, find_published, is_here, missing_
 if TYPE_CHECKING:
     from tests.http_server import Server
 
-BODY = bytes(range(256)) * 8192  # 2 MiB
+
+def saved(value: object) -> bytes:
+    held = io.BytesIO()
+    torch.save(value, held)
+    return held.getvalue()
+
+
+def weights_of(first: float) -> bytes:
+    """A checkpoint of about 2 MiB."""
+    return saved({"model": {"weight": first + torch.arange(512 * 1024)}})
+
+
+BODY = weights_of(0.0)
+OTHER = weights_of(1.0)
+WEIGHTS = saved({"weight": torch.ones(1)})
 CHUNK = 1 << 16
 PART = 22 * CHUNK
 CARD = TeacherCard(name="toy", family="adabins", about={"weights": "somewhere"})
@@ -144,11 +160,11 @@ def test_a_file_that_changed_meanwhile_is_not_patched_together(
     url = server.put("/toy.pt", BODY, breaks=[PART, *[0] * 20])
     refused(card_of(url=url))
 
-    server.put("/toy.pt", BODY[::-1], tag=tag)
+    server.put("/toy.pt", OTHER, tag=tag)
     found = find_published(card_of(url=url))
 
     assert found is not None
-    assert found.sha256 == digest(BODY[::-1])
+    assert found.sha256 == digest(OTHER)
     assert names(cache) == ["toy.pt", "toy.pt.json"]
 
 
@@ -180,7 +196,7 @@ def test_a_file_that_was_whole_when_its_process_died_is_kept(server: Server, cac
     [
         ({"sha256": "ab" * 32}, None, "its card says abababababababab"),
         ({}, "ab" * 32, "its card says abababababababab"),
-        ({"size": 1000}, None, "has 2097152 bytes, expected 1000"),
+        ({"size": 1000}, None, f"has {len(BODY)} bytes, expected 1000"),
     ],
 )
 def test_another_file_than_the_card_says_leaves_nothing(
@@ -228,6 +244,38 @@ def test_a_web_page_is_no_file(kind: str, server: Server, cache: Path) -> None:
     assert names(cache) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (BODY[: PART + 9], "is torn, its end is missing"),
+        (b"Too many requests, try again tomorrow", "is no checkpoint"),
+        (b"", "is empty"),
+        (saved({"model": {"weight": "here"}}), "holds a str as 'weight'"),
+        (saved({"weight": torch.nn.Identity()}), "would run code when loaded"),
+    ],
+)
+def test_what_holds_no_weights_is_not_kept(
+    body: bytes, says: str, server: Server, cache: Path
+) -> None:
+    url = server.put("/toy.pt", body, says_length=False)
+
+    said = refused(card_of(url=url))
+
+    assert f"what {url} gave {says}" in said
+    assert names(cache) == []
+    server.put("/toy.pt", BODY)
+    assert find_published(card_of(url=url)) is not None
+
+
+def test_safetensors_are_weights_if_they_are_whole(server: Server, cache: Path) -> None:
+    body = save_safetensors({"weight": torch.ones(9)})
+    torn = server.put("/torn.safetensors", body[:-1])
+
+    assert find_published(card_of(url=server.put("/toy.safetensors", body))) is not None
+    assert "is torn or no safetensors file" in refused(card_of(url=torn))
+    assert names(cache) == ["toy.safetensors", "toy.safetensors.json"]
+
+
 def test_a_proxy_of_the_environment_is_used(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +308,7 @@ def test_an_address_that_is_none_is_one_line(url: str, cache: Path) -> None:
 
 
 def test_two_processes_at_once_download_it_once(server: Server, cache: Path) -> None:
-    url = server.put("/toy.pt", BODY * 8)
+    url = server.put("/toy.pt", BODY)
     program = (
         "from kdpipe.cards import TeacherCard; from kdpipe.teachers.weights import find_published\n"
         "import sys; print('up', flush=True); sys.stdin.readline()\n"
@@ -283,7 +331,7 @@ def test_two_processes_at_once_download_it_once(server: Server, cache: Path) -> 
         assert one.stdout.readline() == "up\n"
     said = [one.communicate("\n", timeout=60)[0].strip() for one in running]
 
-    assert said == [digest(BODY * 8)] * 2
+    assert said == [digest(BODY)] * 2
     assert server.asked == [("/toy.pt", None)]
     assert names(cache) == ["toy.pt", "toy.pt.json"]
 
@@ -323,7 +371,8 @@ def test_an_archive_that_was_fetched_by_hand_is_found(cache: Path) -> None:
     [
         (zip_of(other=b"1", another=b"2"), None, "no files called 'model'.*another, other"),
         (zip_of(**{"a/model": b"1", "b/model": b"2"}), None, "2 files called 'model'"),
-        (zip_of(model=BODY)[:-30], None, "is torn or no zip"),
+        (zip_of(model=BODY)[:-30], None, r"what http.*/bts.zip gave is torn or no zip"),
+        (zip_of(model=BODY[:-30]), None, r"what http.*/bts.zip gave is torn, its end is missing"),
         (zip_of(model=BODY), "ab" * 32, "model in .* its card says abababab"),
     ],
 )
@@ -340,25 +389,45 @@ def test_an_archive_without_the_model_leaves_nothing(
 
 def test_a_file_put_there_by_hand_is_found_and_its_digest_noted(cache: Path) -> None:
     cache.mkdir(parents=True)
-    (cache / "toy.pt").write_bytes(b"weights")
+    (cache / "toy.pt").write_bytes(WEIGHTS)
     card = card_of(file="toy.pt")
 
     found = find_published(card)
 
     assert found is not None
-    assert (found.sha256, found.source) == (digest(b"weights"), "file")
-    assert json.loads((cache / "toy.pt.json").read_text())["sha256"] == digest(b"weights")
+    assert (found.sha256, found.source) == (digest(WEIGHTS), "file")
+    noted = json.loads((cache / "toy.pt.json").read_text())
+    assert (noted["sha256"], noted["size"]) == (digest(WEIGHTS), len(WEIGHTS))
+
+
+def test_a_page_saved_by_hand_is_not_taken_for_what_the_file_was(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / "toy.pt").write_bytes(b"<!DOCTYPE html><p>Sign in")
+    assert "is a web page" in refused(card_of(file="toy.pt"))
+    assert names(cache) == ["toy.pt"]
+    (cache / "bts.zip").write_bytes(zip_of(model=b"no weights"))
+    assert "is no checkpoint" in refused(card_of(file="bts.zip"))
+    assert names(cache) == ["bts.zip", "toy.pt"]
+
+    (cache / "toy.pt").write_bytes(WEIGHTS)
+
+    assert find_published(card_of(file="toy.pt")) is not None
 
 
 def test_a_cached_file_that_changed_is_refused(cache: Path) -> None:
     cache.mkdir(parents=True)
-    (cache / "toy.pt").write_bytes(b"weights")
+    (cache / "toy.pt").write_bytes(WEIGHTS)
     card = card_of(file="toy.pt")
     find_published(card)
 
-    (cache / "toy.pt").write_bytes(b"others")
+    changed = bytearray(WEIGHTS)
+    changed[-1] ^= 1
+    (cache / "toy.pt").write_bytes(changed)
     assert "at its first use it had" in refused(card)
     assert "its card says abab" in refused(replace(card, weights_sha256="ab" * 32))
+    (cache / "toy.pt").write_bytes(WEIGHTS[:-9])
+    said = f"has {len(WEIGHTS) - 9} bytes, at its first use it had {len(WEIGHTS)}: remove it and"
+    assert said in refused(card)
     (cache / "toy.pt.json").write_text("{")
     assert "is torn" in refused(card)
 
