@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -142,7 +143,9 @@ def test_published_weights_that_were_replaced_are_refused(
     assert kdpipe("fit", "--teacher", "toy-nyu", "--data", "tiny", "--manifests", project) == 0
     for path in cache.iterdir():
         path.unlink()
-    server.put("/toy-nyu.pt", b"others")
+    others = io.BytesIO()
+    torch.save({"weight": torch.ones(1)}, others)
+    server.put("/toy-nyu.pt", others.getvalue())
 
     status = kdpipe(
         *("teach", "--teacher", "toy-nyu", "--data", "tiny", "--manifests", project),
