@@ -41,9 +41,9 @@ from kdpipe.store.ledger import Record
 from kdpipe.store.shards import Array, ArrayFormat
 from kdpipe.store.writer import ShardWriter
 from kdpipe.teaching import plan
+from kdpipe.teaching.measuring import Measure
 from kdpipe.teaching.plan import Subject
 from kdpipe.teaching.weights import Weights
-from kdpipe.teaching.worker import Measure
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo

@@ -10,6 +10,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from kdpipe.cards import TeacherCard, card_names, load_data, load_teacher_card
 from kdpipe.teachers import Teacher, build_network, family_names, load_teacher, make_teacher
 from kdpipe.teachers.base import RULE
 from kdpipe.teachers.weights import is_published
+from kdpipe.teaching.measuring import measure
 
 CARDS = [load_teacher_card(name) for name in card_names("teachers")]
 MILLION = 1_000_000
@@ -174,6 +176,18 @@ def test_the_network_is_shown_the_size_that_is_said(teacher: Teacher) -> None:
     hook.remove()
 
     assert shown == [teacher.size_seen(*ODD)]
+
+
+def test_a_few_looks_tell_the_largest_map_of_all_frames(teacher: Teacher) -> None:
+    frames = [(96, 200), (110, 110), (120, 100), (150, 90), (140, 85)]
+
+    seen = measure(teacher, frames, has_focal=True)
+
+    blacks = [np.zeros((1, *frame, 3), np.uint8) for frame in frames]
+    outs = [teacher.predict(black, focal=np.ones(1, np.float32)) for black in blacks]
+    sizes = [tuple(out.depth.shape[1:]) for out in outs]
+    assert seen.native == (max(h for h, _ in sizes), max(w for _, w in sizes))
+    assert seen.rule == outs[0].rule
 
 
 def test_odd_sizes_reach_the_frame(teacher: Teacher) -> None:

@@ -97,9 +97,13 @@ class ShardWriter:
         Raises:
             StoreError: a map is larger than the store's chunks, or the disk refuses.
         """
+        self.append(row, {name: self.info.array(name).encode(one) for name, one in values.items()})
+
+    def append(self, row: int, chunks: Mapping[str, bytes]) -> None:
+        """Appends one row's chunks as `ArrayFormat.encode` makes them; else see `put`."""
         at = row - self.claim.shard * self.info.shard_rows
         with self._owning():
-            for name, one in values.items():
+            for name, one in chunks.items():
                 self._files[name].append(at, one)
 
     def commit(self, record: Record) -> Record:
@@ -169,8 +173,7 @@ class ShardFile:
         self._sha256 = hashlib.sha256()
         self._file: BinaryIO = path.open("wb")
 
-    def append(self, at: int, values: Array) -> None:
-        chunk = self.array.encode(values)
+    def append(self, at: int, chunk: bytes) -> None:
         self._index.put(at, self._size, len(chunk))
         self._write(chunk)
 

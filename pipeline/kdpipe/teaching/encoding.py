@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,6 +13,8 @@ from kdpipe.errors import StoreError
 from kdpipe.store import layout
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -25,12 +28,40 @@ if TYPE_CHECKING:
     from kdpipe.types import Depth
 
 
-class Encoder:
-    """Encodes the images of one shard, and remembers what its record says of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """One image, encoded, and what counts of it."""
 
-    def __init__(self, info: StoreInfo, writer: ShardWriter) -> None:
+    chunks: Mapping[str, bytes]
+    nearest: float
+    farthest: float
+    total: float
+    """Sum of its known depths [m]."""
+
+    known: int
+    pixels: int
+    outside: int
+    """Known pixels that the codec clamped."""
+
+    bins_gap: float
+
+
+class Encoder:
+    """Encodes the images of one shard, and remembers what its record says of them.
+
+    Args:
+        info: of the store.
+        writer: of the shard.
+        threads: encode the images of a batch at the same time; numpy, zstd and pcodec let each
+            other work. None: one after the other, to the same bytes.
+    """
+
+    def __init__(
+        self, info: StoreInfo, writer: ShardWriter, threads: ThreadPoolExecutor | None = None
+    ) -> None:
         self.info = info
         self.writer = writer
+        self._map = map if threads is None else threads.map
         self._depth = cast("Log16", info.codec("depth"))
         self._bins = info.codec("bins") if info.has_bins else None
         self._nearest, self._farthest = np.inf, 0.0
@@ -48,18 +79,12 @@ class Encoder:
             StoreError: a map is larger than the store's chunks, or the disk refuses.
         """
         depths = _numpy(out.depth)
-        for at, (number, row) in enumerate(rows):
-            depth = depths[at]
-            values: dict[str, Array] = {
-                layout.DEPTH: self._padded(self._depth.encode(depth), layout.DEPTH),
-                layout.EXTENT: _extent(row, depth.shape[0], depth.shape[1]),
-            }
-            self._count(depth)
-            if self._bins is not None:
-                if out.bins is None:
-                    raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
-                values |= self._encode(out.bins, at, depth)
-            self.writer.put(number, values)
+        images = self._map(
+            lambda at: self._image(rows[at][1], out, at, depths[at]), range(len(rows))
+        )
+        for (number, _), image in zip(rows, images, strict=True):
+            self._count(image)
+            self.writer.append(number, image.chunks)
 
     def put_bad(self, number: int, row: Row) -> None:
         """Notes a row without depth: frame and focal length only, code 0 everywhere."""
@@ -84,45 +109,63 @@ class Encoder:
             values["bins_gap"] = self._bins_gap
         return {name: float(f"{value:.6g}") for name, value in values.items()}
 
-    def _count(self, depth: Depth) -> None:
-        known = depth[np.isfinite(depth) & (depth > 0)]
-        self._pixels += depth.size
-        self._known += known.size
-        if known.size:
-            self._nearest = min(self._nearest, float(known.min()))
-            self._farthest = max(self._farthest, float(known.max()))
-            self._sum += float(known.sum(dtype=np.float64))
-            inside = (known >= self._depth.near) & (known <= self._depth.far)
-            self._outside += int(known.size - np.count_nonzero(inside))
+    def _count(self, image: _Image) -> None:
+        self._pixels += image.pixels
+        self._known += image.known
+        self._nearest = min(self._nearest, image.nearest)
+        self._farthest = max(self._farthest, image.farthest)
+        self._sum += image.total
+        self._outside += image.outside
+        self._bins_gap = max(self._bins_gap, image.bins_gap)
 
-    def _encode(self, bins: Bins | LogBinomialBins, at: int, depth: Depth) -> dict[str, Array]:
-        """One image's distribution, and how far its expectation is from the depth."""
+    def _image(self, row: Row, out: TeacherOutput, at: int, depth: Depth) -> _Image:
+        values: dict[str, Array] = {
+            layout.DEPTH: self._padded(self._depth.encode(depth), layout.DEPTH),
+            layout.EXTENT: _extent(row, depth.shape[0], depth.shape[1]),
+        }
+        gap = 0.0
+        if self._bins is not None:
+            if out.bins is None:
+                raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
+            codes, gap = self._encode(out.bins, at, depth)
+            values |= codes
+        known = depth[np.isfinite(depth) & (depth > 0)]
+        inside = (known >= self._depth.near) & (known <= self._depth.far)
+        return _Image(
+            chunks={name: self.info.array(name).encode(one) for name, one in values.items()},
+            nearest=float(known.min(initial=np.inf)),
+            farthest=float(known.max(initial=0)),
+            total=float(known.sum(dtype=np.float64)),
+            known=known.size,
+            pixels=depth.size,
+            outside=int(known.size - np.count_nonzero(inside)),
+            bins_gap=gap,
+        )
+
+    def _encode(
+        self, bins: Bins | LogBinomialBins, at: int, depth: Depth
+    ) -> tuple[dict[str, Array], float]:
+        """One image's distribution, and how far its expectation is from the depth [m]."""
         if isinstance(self._bins, LogBinomial):
             one = cast("LogBinomialBins", bins).of(at)
             # On the teacher's device: of the two volumes nothing but a map leaves it.
             expected = one.probabilities().mul_(one.centers()).sum(dim=1)
-            self._compare(depth, _numpy(expected[0]))
+            gap = _gap(depth, _numpy(expected[0]))
             pair = self._bins.encode(_numpy(one.p[0]), _numpy(one.temperature[0]))
             maps = [_numpy(level[0]) for level in one.attractors]
             points = self._bins.encode_points(_numpy(one.seeds[0]), maps)
             return {
                 layout.BIN_PAIR: self._padded(pair, layout.BIN_PAIR),
                 layout.BIN_POINTS: self._padded(points, layout.BIN_POINTS),
-            }
+            }, gap
         free = cast("Bins", bins)
         probabilities, centers = _numpy(free.probabilities()[at]), _numpy(free.centers()[at])
-        self._compare(depth, centers @ probabilities.reshape(len(centers), -1))
+        gap = _gap(depth, centers @ probabilities.reshape(len(centers), -1))
         codes = cast("Companded", self._bins).encode(probabilities)
         return {
             layout.BIN_CODES: self._padded(codes, layout.BIN_CODES),
             layout.BIN_EDGES: _numpy(free.edges[at]),
-        }
-
-    def _compare(self, depth: Depth, expected: NDArray[np.float32]) -> None:
-        gaps = np.abs(expected.reshape(depth.shape) - depth)
-        self._bins_gap = max(
-            self._bins_gap, float(np.max(gaps, where=np.isfinite(gaps), initial=0))
-        )
+        }, gap
 
     def _padded(self, codes: Array, name: str) -> Array:
         shape = self.info.array(name).shape
@@ -136,6 +179,12 @@ class Encoder:
         padded = np.zeros(shape, codes.dtype)
         padded[tuple(slice(0, side) for side in codes.shape)] = codes
         return padded
+
+
+def _gap(depth: Depth, expected: NDArray[np.float32]) -> float:
+    """The largest distance of two maps where it is a number [m]."""
+    gaps = np.abs(expected.reshape(depth.shape) - depth)
+    return float(np.max(gaps, where=np.isfinite(gaps), initial=0))
 
 
 def _extent(row: Row, height: int, width: int) -> NDArray[np.float64]:

@@ -8,10 +8,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 from kdpipe.teaching.tally import Failed, Tally, events
-from kdpipe.teaching.worker import Assignment, Measure, Step, Worker
+from kdpipe.teaching.worker import Assignment, Step, Worker
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+    from kdpipe.teaching.measuring import Measure
 
 
 class Pool(Protocol):
@@ -29,7 +30,7 @@ class Pool(Protocol):
         """
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
-        """See Worker.measure."""
+        """See measuring.measure."""
 
     def teach(
         self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
@@ -59,7 +60,7 @@ class Here:
         """There is nothing to start."""
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
-        """See Worker.measure."""
+        """See measuring.measure."""
         return self.worker.measure(frames)
 
     def teach(

@@ -36,9 +36,9 @@ from kdpipe.store.writer import open_writer
 from kdpipe.teachers import TeacherOutput
 from kdpipe.teaching import plan as plans
 from kdpipe.teaching.encoding import Encoder
+from kdpipe.teaching.measuring import Measure
 from kdpipe.teaching.plan import Subject
 from kdpipe.teaching.weights import Weights
-from kdpipe.teaching.worker import Measure
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard

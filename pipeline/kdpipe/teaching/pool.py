@@ -23,10 +23,11 @@ from kdpipe.errors import DeviceError, KdpipeError, StoreError
 from kdpipe.store.claims import give_back
 from kdpipe.teaching.tally import MAX_ATTEMPTS, Event, Failed, Tally, events
 from kdpipe.teaching.temporary import end_all, make_folder
-from kdpipe.teaching.worker import Assignment, Measure, Step, Taught, Worker
+from kdpipe.teaching.worker import Assignment, Step, Taught, Worker
 
 if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
+    from kdpipe.teaching.measuring import Measure
 
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's least; nothing large goes through it."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdpipe.errors import DataError, DeviceError, KeptShardError, StaleStoreError
+from kdpipe.errors import DataError, KeptShardError, StaleStoreError
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store import layout
 from kdpipe.store.claims import Claim
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
     from kdpipe.store.metadata import StoreInfo
     from kdpipe.teachers import Teacher, TeacherOutput
+    from kdpipe.teaching.measuring import Measure
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +66,6 @@ class Assignment:
 
     retry_bad: bool = False
     """Shards with bad images are taught again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
-    """What a teacher's output looks like; decides a store's shapes."""
-
-    native: tuple[int, int]
-    """Largest native size (h, w) over the frame sizes asked for [pixels]."""
-
-    bins: int | None
-    """Of a free distribution."""
-
-    rule: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,37 +145,10 @@ class Worker:
         return BatchReader(self.rows, self.assignment.batch_size, pinned=pinned)
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
-        """Tries the teacher on a black image of each frame size (H, W).
+        """See measuring.measure."""
+        from kdpipe.teaching.measuring import measure  # torch
 
-        Raises:
-            DataError: it can take none of them.
-            DeviceError: an image does not fit into the device's memory.
-        """
-        import torch
-
-        from kdpipe.teachers import Bins  # torch
-
-        natives, bins, rule = [], None, ""
-        focals = self.rows.table["fx"].to_pylist()
-        focal = np.ones(1, np.float32) if any(focals) else None  # any will do for a shape
-        refused: DataError | None = None
-        for height, width in frames:
-            try:
-                black = np.zeros((1, height, width, 3), np.uint8)
-                out = self.teacher.predict(black, focal=focal)
-            except DataError as error:
-                refused = error  # its rows will be bad, with this reason
-                continue
-            except torch.OutOfMemoryError as error:
-                raise self._too_large(height, width) from error
-            natives.append((int(out.depth.shape[1]), int(out.depth.shape[2])))
-            # The codec of a two-parameter distribution knows how many bins it has.
-            bins = int(out.bins.edges.shape[1]) - 1 if isinstance(out.bins, Bins) else None
-            rule = out.rule
-        if not natives:
-            raise refused or DataError("no image to teach: index a data set that has some")
-        native = (max(h for h, _ in natives), max(w for _, w in natives))
-        return Measure(native=native, bins=bins, rule=rule)
+        return measure(self.teacher, frames, has_focal=any(self.rows.table["fx"].to_pylist()))
 
     def teach(self, shard: int, info: StoreInfo) -> Generator[Step | Taught, None, None]:
         """Teaches one shard, from its claim to its record.
@@ -218,8 +179,12 @@ class Worker:
         began, this = time.perf_counter(), _Pass()
         # One thread encodes and writes a batch while the next one is looked at; it never lags by
         # more than one batch, so a slow disk slows the worker and does not fill its memory.
-        with open_writer(info, claim) as writer, ThreadPoolExecutor(1, "encode") as beside:
-            encoder = Encoder(info, writer)
+        with (
+            open_writer(info, claim) as writer,
+            ThreadPoolExecutor(self._cores, "image") as images,
+            ThreadPoolExecutor(1, "encode") as beside,
+        ):
+            encoder = Encoder(info, writer, images if self._cores > 1 else None)
             pending: Future[None] | None = None
             for batch, out in self._looked_at(start, stop, info, this):
                 _refuse_loss(claim, before, this.bad)
@@ -252,6 +217,13 @@ class Worker:
             )
         yield _taught(record, seconds=seconds, forward_seconds=this.forward_seconds)
 
+    @property
+    def _cores(self) -> int:
+        """This worker's share of them."""
+        if self.assignment.threads is not None:
+            return self.assignment.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
     def _looked_at(
         self, start: int, stop: int, info: StoreInfo, this: _Pass
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
@@ -283,20 +255,16 @@ class Worker:
         """
         import torch
 
+        from kdpipe.teaching.measuring import too_large  # torch
+
         height, width = batch.images.shape[1:3]
         if len(batch) == 1:
-            raise self._too_large(height, width)
+            raise too_large(self.teacher, height, width)
         torch.cuda.empty_cache()
         self._reader.size = len(batch) // 2
         log.warning(
             "%d images of %dx%d do not fit into the memory of %s: going on with batches of %d",
             *(len(batch), height, width, self.teacher.device, self._reader.size),
-        )
-
-    def _too_large(self, height: int, width: int) -> DeviceError:
-        return DeviceError(
-            f"an image of {height}x{width} pixels does not fit into the memory of "
-            f"{self.teacher.device}: free some, take a larger GPU, or a card with input_size"
         )
 
     def _look(self, batch: Batch, info: StoreInfo, this: _Pass) -> TeacherOutput | None:

@@ -5,16 +5,30 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tests.toy_teacher import TEACHER, ToyTeacher, make_photos
+import numpy as np
+import pytest
+from tests.toy_teacher import TEACHER, ToyTeacher, load_toy, make_photos
 
 from kdpipe import teaching
-from kdpipe.store.writer import ShardWriter
+from kdpipe.datasets import read_image
+from kdpipe.errors import DataError
+from kdpipe.rows import read_rows
+from kdpipe.store import layout
+from kdpipe.store.claims import Claim
+from kdpipe.store.ledger import read_record
+from kdpipe.store.metadata import read_info, write_info
+from kdpipe.store.writer import ShardWriter, open_writer
 from kdpipe.teaching import Options
+from kdpipe.teaching.encoding import Encoder
+from kdpipe.teaching.measuring import measure
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
+
     from torch import Tensor
 
     from kdpipe.teachers.base import TeacherOutput
@@ -22,11 +36,54 @@ if TYPE_CHECKING:
 IMAGES = 12
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_encoded_at_the_same_time_are_the_bytes_of_one_after_the_other(
+    workers: int, tmp_path: Path
+) -> None:
+    make_photos(IMAGES)
+    teaching.run(TEACHER, "photos", options=Options(workers=0, batch_size=5))
+    before, rows = layout.store_path("photos", TEACHER), read_rows(layout.rows_path("photos"))
+    info, expected = read_info(before), read_record(before, 0)
+    images, toy = np.stack([read_image(rows, number) for number in range(8)]), load_toy(TEACHER)
+
+    write_info(tmp_path / "again.zarr", info)
+    claim = Claim.take(tmp_path / "again.zarr", 0, "run")
+    assert expected is not None
+    with open_writer(info, claim) as writer, ThreadPoolExecutor(workers) as threads:
+        encoder = Encoder(info, writer, threads if workers > 1 else None)
+        encoder.put(list(enumerate(rows[:8])), toy.predict(images))
+        record = writer.commit(replace(expected, arrays={}, statistics=encoder.statistics()))
+
+    assert (record.digest, record.arrays) == (expected.digest, expected.arrays)
+
+
+def test_thousands_of_sizes_need_few_looks_before_the_first_shard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng, look = np.random.default_rng(0), ToyTeacher.look
+    sizes = {(int(h), int(w)) for h, w in rng.integers(8, 80, (50, 2))} | {(80, 10), (12, 81)}
+    looks: list[tuple[int, ...]] = []
+
+    def looked(self: ToyTeacher, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
+        looks.append(tuple(rgb.shape[-2:]))
+        if rgb.shape[-2] == 80:
+            raise DataError("the toy takes no such height")
+        return look(self, rgb, focal)
+
+    monkeypatch.setattr(ToyTeacher, "look", looked)
+    seen = measure(load_toy(TEACHER), sorted(sizes), has_focal=False)
+
+    heights, widths = zip(*(size for size in sizes if size[0] != 80), strict=True)
+    assert seen.native == (-(-max(heights) // 2), -(-max(widths) // 2))
+    assert len(sizes) == 52
+    assert len(looks) <= 10
+
+
 def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos(IMAGES)
-    look, put = ToyTeacher.look, ShardWriter.put
+    look, append = ToyTeacher.look, ShardWriter.append
     writing = threading.Event()
     outputs: list[weakref.ref[Tensor]] = []
     alive, beside = [], []
@@ -41,11 +98,11 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
     def slow(self: ShardWriter, *given: Any) -> None:
         writing.set()
         time.sleep(0.02)
-        put(self, *given)
+        append(self, *given)
         writing.clear()
 
     monkeypatch.setattr(ToyTeacher, "look", looked)
-    monkeypatch.setattr(ShardWriter, "put", slow)
+    monkeypatch.setattr(ShardWriter, "append", slow)
 
     teaching.run(TEACHER, "photos", options=Options(workers=0, batch_size=1))
 
