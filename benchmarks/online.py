@@ -4,7 +4,7 @@ One student, crop, batch, loss: AdaBins of official size (random weights, no mir
 the batch's own images, or its stored depth is read. S is the student's step on a batch at hand, T
 the teacher's forward pass over it: what caching can save is (S + T) / S. Rounds alternate; medians.
 
-    python benchmarks/online.py --students hu-mobilenetv2 mobilenetv2 -o benchmarks/results/online.json
+    python benchmarks/online.py --rounds 5 -o benchmarks/results/online.json
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from teach_overhead import DATA, make_photos, prepare
@@ -24,12 +25,15 @@ from torch import nn
 
 from kdpipe import open_store, teachers, teaching
 from kdpipe.cards import load_method, load_student_card
-from kdpipe.rows import Rows
-from kdpipe.store import Store, layout
+from kdpipe.store import layout
 from kdpipe.students import build_network
 from kdpipe.training.augment import Augment
 from kdpipe.training.methods import BatchLoss, loss_of
 from kdpipe.training.samples import DistillDataset, Sample, Stream
+
+if TYPE_CHECKING:
+    from kdpipe.rows import Rows
+    from kdpipe.store import Store
 
 METHODS = {"hu-mobilenetv2": "hu"}
 """Of a student; others learn by tie-kd-corrected."""
