@@ -291,7 +291,7 @@ def _identity(
     return {
         "student": {k: v for k, v in asdict(card).items() if k != "about"},
         "method": _said(method),
-        "params": asdict(settings),
+        "params": settings.identity,
         "rows": [rows_digest(one) for one in rows],
         "stores": [store.info.digest for each in stores for store in each],
         "shards": [

@@ -32,7 +32,6 @@ from kdpipe.training.augment import augment_of
 from kdpipe.training.checkpoint import write_json, write_torch
 from kdpipe.training.loop import (
     Plan,
-    StepLoss,
     finish,
     finished,
     pick_device,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from kdpipe.losses import Prediction
     from kdpipe.rows import Rows
     from kdpipe.teachers import Teacher
+    from kdpipe.training.step import StepLoss
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _train(
         identity={
             "teacher": card.fingerprint,
             "recipe": asdict(recipe),
-            "params": asdict(settings),
+            "params": settings.identity,
             "rows": rows_digest(rows),
         },
         device=pick_device(device),

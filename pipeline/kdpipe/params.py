@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,12 @@ class TrainParams:
 
     width: int = 192
     batch_size: int = 8
+    """Images of one forward pass."""
+
+    accumulate: int = 1
+    """Forward passes whose gradients are added before the optimiser steps: a batch has batch_size x
+    accumulate images."""
+
     steps: int = 1000
     """Optimiser steps, the same for every arm."""
 
@@ -59,7 +65,13 @@ class TrainParams:
     """Highest learning rate; None: the card's."""
 
     precision: str = "fp32"
-    """`fp32`, or `bf16` for automatic mixed precision."""
+    """`fp32`, or automatic mixed precision: `bf16`, or `fp16` with a scaled loss, for CUDA."""
+
+    ema: float | None = None
+    """Of each step, so much of the averaged weights stays; these are then validated and kept."""
+
+    compile: bool = False
+    """Let torch compile the network: minutes at the start, then faster on a GPU."""
 
     flip: float = 0.5
     """Probability of mirroring a training image."""
@@ -80,6 +92,7 @@ class TrainParams:
             if side < 32 or side % 16:
                 raise CardError(f"params.yaml: {name} must be a multiple of 16, >= 32, got {side}")
         _check("batch_size", self.batch_size, 1, 4096)
+        _check("accumulate", self.accumulate, 1, 4096)
         _check("steps", self.steps, 1, 10**9)
         _check("validate_every", self.validate_every, 1, 10**9)
         _check("flip", self.flip, 0, 1)
@@ -90,8 +103,19 @@ class TrainParams:
             raise CardError(
                 f"params.yaml: scale must be two rising zooms in [0.1, 10], got {list(self.scale)}"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise CardError(f"params.yaml: precision must be fp32 or bf16, got {self.precision!r}")
+        if self.ema is not None:
+            _check("ema", self.ema, 0, 0.999999)
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise CardError(
+                f"params.yaml: precision must be fp32, bf16 or fp16, got {self.precision!r}"
+            )
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """What decides a training's result; what came later is left out where it is not used, so
+        that earlier trainings stay finished."""
+        later = {"accumulate": 1, "ema": None, "compile": False}
+        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

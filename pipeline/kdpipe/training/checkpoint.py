@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,8 @@ BEST_BY = "abs_rel"
 """Of the validation: the smaller, the better."""
 
 _OLD = "last.pt"
+"""Of older versions; still read, so that what they trained stays finished or goes on."""
+
 _STEP = re.compile(r"step-(\d+)\.json")
 
 
@@ -164,6 +167,7 @@ def save(
         content["sha256"] = hashlib.sha256(packed).hexdigest()
         write_whole(place.with_suffix(".safetensors"), lambda file: file.write(packed))
     write_json(place, content)
+    (folder / _OLD).unlink(missing_ok=True)
     _remove(folder, _paths(folder)[KEPT if state else 1 :])
     if not state:
         place.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -204,9 +208,7 @@ def load_last(
         Progress and state dicts, or None: start anew.
     """
     paths = _paths(folder)
-    if not paths and (folder / _OLD).exists():
-        logger.warning("%s is of an older kdpipe and is not read: starting anew", folder / _OLD)
-    for path in paths:
+    for path in paths or _old(folder):
         content = _read(path)
         if content is None:
             continue
@@ -216,6 +218,8 @@ def load_last(
         if content["state"] is None:
             logger.warning("%s: finished before, but outputs are missing: starting anew", folder)
             return None
+        if path.name == _OLD:
+            return _progress(content), content["state"]
         tensors = _read_tensors(path.with_suffix(".safetensors"), content["sha256"])
         if tensors is not None:
             return _progress(content), cast("Mapping[str, Any]", join(tensors, content["state"]))
@@ -224,7 +228,7 @@ def load_last(
 
 def load_finished(folder: Path, identity: Mapping[str, object]) -> Progress | None:
     """Reads the mark of a finished training, if it is of this very one."""
-    for path in _paths(folder)[:1]:
+    for path in _paths(folder)[:1] or _old(folder):
         content = _read(path)
         if content and content["state"] is None and not _differing(content, identity):
             return _progress(content)
@@ -238,6 +242,11 @@ def _paths(folder: Path) -> list[Path]:
     return [path for _, path in sorted(steps, reverse=True)]
 
 
+def _old(folder: Path) -> list[Path]:
+    path = folder / _OLD
+    return [path] if path.is_file() else []
+
+
 def _remove(folder: Path, paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
@@ -248,14 +257,22 @@ def _remove(folder: Path, paths: Sequence[Path]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = _read_old(path) if path.name == _OLD else json.loads(path.read_bytes())
+    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         _say_unreadable(path, error)
         return None
     if not isinstance(content, dict) or set(content) != {"identity", "progress", "state", "sha256"}:
         _say_unreadable(path, ValueError("no checkpoint of kdpipe"))
         return None
     return content
+
+
+def _read_old(path: Path) -> object:
+    """What versions without safetensors wrote, state and all, in the form of a JSON of today."""
+    content: object = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        return content
+    return content | {"state": content.get("state") or None, "sha256": None}
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdpipe.errors import TrainingError
 from kdpipe.nets.allocator import keep_freed_memory
@@ -21,24 +22,23 @@ from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
 from kdpipe.training.interrupt import interruptible
-from kdpipe.training.optimizer import make_optimizer, make_schedule
 from kdpipe.training.outcome import METRICS
-from kdpipe.training.samples import Sample, Stream
+from kdpipe.training.step import Step, StepLoss
+from kdpipe.training.team import ALONE, Team
 
 if TYPE_CHECKING:
     import threading
 
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
     from kdpipe.cards import FitRecipe
     from kdpipe.params import TrainParams
+    from kdpipe.training.samples import Stream
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+_NAMED = 16
+"""Images of a batch that a message names."""
 
-StepLoss: TypeAlias = Callable[[nn.Module, Sample], Tensor]
 Validate: TypeAlias = Callable[[nn.Module, int], Mapping[str, float]]
 
 
@@ -66,6 +66,8 @@ class Plan:
     """Processes that load samples; 0: this one."""
 
     max_minutes: float | None = None
+    team: Team = ALONE
+    """The processes that train this together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ def train(
         TrainingError: the loss is no longer a number, or another process trains in this folder.
         KeyboardInterrupt: after the state is saved.
     """
-    with checkpoint.alone(plan.folder):
+    with checkpoint.alone(plan.folder) if plan.team.leads else contextlib.nullcontext():
         return _train(network, stream, loss, validate, plan)
 
 
@@ -108,35 +110,50 @@ def _train(
     network: nn.Module, stream: Stream, loss: StepLoss, validate: Validate, plan: Plan
 ) -> Trained:
     keep_freed_memory()
-    network.to(plan.device)
-    optimizer = make_optimizer(network, plan.recipe, plan.params)
-    schedule = make_schedule(optimizer, plan.recipe, plan.params.steps)
-    progress = Progress()
-    found = checkpoint.load_last(plan.folder, plan.identity)
-    if found is None:
-        checkpoint.clear(plan.folder)
-        for name in plan.outputs:
-            (plan.folder / name).unlink(missing_ok=True)
-    else:
-        progress, state = found
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        logger.info("%s: going on from step %d", plan.title, progress.step)
+    _place(network, plan)
+    step = Step(
+        network, plan.recipe, plan.params, seed=plan.seed, device=plan.device, team=plan.team
+    )
+    progress = _go_on(step, plan)
+    plan.team.agree(network, progress.step, plan.device)
     first = progress.step
-    with (
-        Curves(plan.folder, progress.points) as curves,
-        Bar(plan.title, plan.params.steps, first) as bar,
-        interruptible() as interrupt,
-    ):
-        run = _Run(network, optimizer, schedule, progress, plan, bar, curves)
-        run.go(stream, loss, validate, interrupt)
+    with contextlib.ExitStack() as stack:
+        leads = plan.team.leads
+        curves = stack.enter_context(Curves(plan.folder, progress.points)) if leads else None
+        bar = stack.enter_context(Bar(plan.title, plan.params.steps, first))
+        interrupt = stack.enter_context(interruptible())
+        _Run(step, progress, plan, bar, curves).go(stream, loss, validate, interrupt)
+    if step.judged is not network:
+        network.load_state_dict(step.judged.state_dict())
     network.eval()
     return Trained(
         progress=progress,
         finished=progress.step == plan.params.steps,
         new_steps=progress.step - first,
     )
+
+
+def _place(network: nn.Module, plan: Plan) -> None:
+    network.to(plan.device)
+    if plan.device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if plan.team.size > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+
+
+def _go_on(step: Step, plan: Plan) -> Progress:
+    """Where the last checkpoint left off; without one, what another training left is removed."""
+    found = checkpoint.load_last(plan.folder, plan.identity)
+    if found is None:
+        if plan.team.leads:
+            checkpoint.clear(plan.folder)
+            for name in plan.outputs:
+                (plan.folder / name).unlink(missing_ok=True)
+        return Progress()
+    progress, state = found
+    step.load_state(state)
+    logger.info("%s: going on from step %d", plan.title, progress.step)
+    return progress
 
 
 def finished(plan: Plan) -> Progress | None:
@@ -202,18 +219,9 @@ class _Run:
     """The moving parts of one start."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler,
-        progress: Progress,
-        plan: Plan,
-        bar: Bar,
-        curves: Curves,
+        self, step: Step, progress: Progress, plan: Plan, bar: Bar, curves: Curves | None
     ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.schedule = schedule
+        self.step = step
         self.progress = progress
         self.plan = plan
         self.bar = bar
@@ -228,69 +236,55 @@ class _Run:
         validate: Validate,
         interrupt: threading.Event,
     ) -> None:
-        params, progress = self.plan.params, self.progress
-        batches = stream.batches(
-            params.batch_size, progress.step, params.steps, workers=self.plan.workers
-        )
-        for batch in batches:
-            progress.losses.append(self._step(batch, loss))
+        plan, progress = self.plan, self.progress
+        size, last = plan.params.batch_size * plan.params.accumulate, plan.params.steps
+        part = plan.team.part(size)
+        for batch in stream.batches(size, progress.step, last, workers=plan.workers, part=part):
+            number = self.step(batch, progress.step, loss)
+            if not math.isfinite(number):
+                raise TrainingError(self._diverged(stream, number, size))
+            progress.losses.append(number)
             progress.step += 1
             progress.seconds = self.before + time.monotonic() - self.started
-            self.bar.step(progress.losses[-1])
-            if progress.step % params.validate_every == 0 or progress.step == params.steps:
+            self.bar.step(number)
+            if progress.step % plan.params.validate_every == 0 or progress.step == last:
                 self._validate(validate)
                 self._save()
-            if interrupt.is_set():
+            if plan.team.sum(interrupt.is_set(), plan.device):
                 self._save()
                 raise KeyboardInterrupt
-            if self._time_is_up() and progress.step < params.steps:
+            if plan.team.sum(self._time_is_up(), plan.device) and progress.step < last:
                 self._save()
                 logger.warning(
                     "%s: %g minutes are over at step %d of %d; the same command goes on",
-                    self.plan.title,
-                    self.plan.max_minutes,
-                    progress.step,
-                    params.steps,
+                    *(plan.title, plan.max_minutes, progress.step, last),
                 )
                 return
 
-    def _step(self, batch: Sample, loss: StepLoss) -> float:
-        plan, step = self.plan, self.progress.step
-        torch.manual_seed(_mix(plan.seed, step))  # dropout, the same after a resume
-        batch = {name: values.to(plan.device, non_blocking=True) for name, values in batch.items()}
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(
-            plan.device.type, torch.bfloat16, enabled=plan.params.precision == "bf16"
-        ):
-            value = loss(self.network, batch)
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise TrainingError(
-                f"{plan.title}: the loss is {number} at step {step}, expected a number: lower "
-                "learning_rate in params.yaml, or look at the data with `kdpipe audit`"
-            )
-        value.backward()  # type: ignore[no-untyped-call]
-        if plan.recipe.clip_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), plan.recipe.clip_gradient_norm)
-        self.optimizer.step()
-        if step + 1 < plan.params.steps:
-            self.schedule.step()
-        return number
+    def _diverged(self, stream: Stream, number: float, size: int) -> str:
+        first = self.progress.step * size
+        ids = [stream.name(k) for k in range(first, first + size)]
+        shown = ", ".join(ids[:_NAMED]) + f" and {size - _NAMED} more" * (size > _NAMED)
+        return (
+            f"{self.plan.title}: the loss is {number} at step {self.progress.step}, expected a "
+            f"number; the batch was {shown}: lower learning_rate in params.yaml, or look at these "
+            "images with `kdpipe audit`; the last checkpoint is kept"
+        )
 
     def _validate(self, validate: Validate) -> None:
-        self.network.eval()
+        progress, mean = self.progress, sum(self.progress.losses) / len(self.progress.losses)
+        progress.losses.clear()
+        if self.curves is None:
+            return  # the first of several trainers does it
+        judged = self.step.judged
+        judged.eval()
         with torch.no_grad():
-            metrics = validate(self.network, self.progress.step)
-        mean = sum(self.progress.losses) / len(self.progress.losses)
-        self.progress.losses.clear()
-        rate = max(float(rate) for rate in self.schedule.get_last_lr())
-        point = Point(
-            step=self.progress.step, loss=mean, learning_rate=rate, validation=dict(metrics)
-        )
-        self.progress.points.append(point)
-        self.progress.seconds = self.before + time.monotonic() - self.started
-        checkpoint.save_best(self.plan.folder, self.network.state_dict(), self.progress.points)
+            metrics = validate(judged, progress.step)
+        rate = max(float(rate) for rate in self.step.schedule.get_last_lr())
+        point = Point(step=progress.step, loss=mean, learning_rate=rate, validation=dict(metrics))
+        progress.points.append(point)
+        progress.seconds = self.before + time.monotonic() - self.started
+        checkpoint.save_best(self.plan.folder, judged.state_dict(), progress.points)
         self.curves.add(point)
         self.bar.validated(metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -298,18 +292,10 @@ class _Run:
 
     def _save(self) -> None:
         self.progress.seconds = self.before + time.monotonic() - self.started
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-        checkpoint.save(self.plan.folder, self.plan.identity, self.progress, state)
+        if self.plan.team.leads:
+            state = self.step.state()
+            checkpoint.save(self.plan.folder, self.plan.identity, self.progress, state)
 
     def _time_is_up(self) -> bool:
         minutes = self.plan.max_minutes
         return minutes is not None and time.monotonic() - self.started > 60 * minutes
-
-
-def _mix(seed: int, step: int) -> int:
-    """One number of two, so that neighbouring seeds share no step's numbers."""
-    return (seed * 1_000_003 + step) % 2**63

@@ -172,14 +172,33 @@ class Stream(Dataset[Sample]):
             index -= len(part)
         raise IndexError(f"sample {k} of an empty mixture")
 
+    def name(self, k: int) -> str:
+        """Data set and id of the k-th sample, as users know them."""
+        index = self._order[k]
+        for part in self.parts:
+            if index < len(part):
+                return f"{part.rows.name}/{part.rows[part.numbers[index]].id}"
+            index -= len(part)
+        raise IndexError(f"sample {k} of an empty mixture")
+
     def batches(
-        self, batch_size: int, first: int, last: int, *, workers: int = 0
+        self,
+        batch_size: int,
+        first: int,
+        last: int,
+        *,
+        workers: int = 0,
+        part: range | None = None,
     ) -> Iterator[Sample]:
-        """Batches of steps first..last (exclusive), each tensor with one more axis in front."""
+        """Batches of steps first..last (exclusive), each tensor with one more axis in front.
+
+        With a `part`, only these of each batch's samples: the same whoever loads the others.
+        """
+        part = range(batch_size) if part is None else part
+        starts = range(first * batch_size, last * batch_size, batch_size)
         loader = DataLoader(
             self,
-            batch_size=batch_size,
-            sampler=range(first * batch_size, last * batch_size),
+            batch_sampler=(list(range(at + part.start, at + part.stop)) for at in starts),
             num_workers=workers,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global state alone

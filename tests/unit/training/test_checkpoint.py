@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
 import os
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,30 @@ def test_an_optimisers_state_comes_back_to_the_last_bit() -> None:
     torch.testing.assert_close(back, state, rtol=0, atol=0, check_stride=True)
     with pytest.raises(TypeError, match=r"a\.b is a object"):
         split({"a": {"b": object()}})
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_an_older_version_wrote_goes_on_or_stays_finished(
+    finished: bool, tmp_path: Path
+) -> None:
+    plain = json.loads(json.dumps(IDENTITY))
+    content = {
+        "identity": plain,
+        "progress": asdict(progress()),
+        "state": {} if finished else STATE,
+    }
+    torch.save(content, tmp_path / "last.pt")
+
+    done = checkpoint.load_finished(tmp_path, IDENTITY)
+    found = checkpoint.load_last(tmp_path, IDENTITY)
+    checkpoint.save(tmp_path, IDENTITY, progress(), STATE)
+
+    assert done == (progress() if finished else None)
+    assert (found is None) == finished
+    if found is not None:
+        assert found[0] == progress()
+        assert torch.equal(found[1]["network"]["weight"], torch.arange(3.0))
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_another_training_s_checkpoint_is_named_and_left(

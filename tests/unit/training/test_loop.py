@@ -6,9 +6,11 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdpipe.cards import FitRecipe
@@ -149,18 +151,144 @@ def test_bf16_trains(stream: Stream, plan: Plan) -> None:
     assert done.finished
 
 
+@pytest.mark.parametrize(
+    ("wish", "compilers", "message"),
+    [
+        ({"precision": "fp16"}, "/usr/bin:/bin", "CUDA expected: take bf16 or fp32"),
+        ({"compile": True}, "/nowhere", "no C\\+\\+ compiler here"),
+    ],
+)
+def test_what_the_device_cannot_do_is_refused_before_the_first_step(
+    wish: dict[str, Any],
+    compilers: str,
+    message: str,
+    stream: Stream,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", compilers)
+    monkeypatch.delenv("CXX", raising=False)
+
+    with pytest.raises(TrainingError, match=message):
+        train(toy(), stream, loss, validate, replace(plan, params=replace(PARAMS, **wish)))
+
+
+class Plain(nn.Module):
+    """No dropout: what is left is the same in pieces and at once."""
+
+    def __init__(self, largest: int = 99) -> None:
+        super().__init__()
+        self.largest = largest
+        self.sizes: list[int] = []
+        self.encoder, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, h, w); more images than the largest batch do not fit."""
+        self.sizes.append(len(images))
+        if len(images) > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        depth: Tensor = self.head(self.encoder(images))[:, 0]
+        return depth
+
+
+def plain(largest: int = 99) -> Plain:
+    torch.manual_seed(0)
+    return Plain(largest)
+
+
+def mean_loss(network: nn.Module, batch: Sample) -> Tensor:
+    """A mean over images, so that pieces of a batch add up to the batch's."""
+    return torch.as_tensor((network(batch["image"]) - batch["truth"]).abs().mean())
+
+
+def close(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+def test_accumulated_batches_are_one_large_batch(stream: Stream, plan: Plan) -> None:
+    networks = plain(), plain(), plain()
+    sizes = ((6, 1), (2, 3), (2, 1))
+
+    losses = []
+    for network, (size, count) in zip(networks, sizes, strict=True):
+        params = replace(PARAMS, batch_size=size, accumulate=count)
+        folder = plan.folder / f"{size}x{count}"
+        done = train(
+            network, stream, mean_loss, validate, replace(plan, params=params, folder=folder)
+        )
+        losses.append([point.loss for point in done.progress.points])
+
+    assert networks[1].sizes == [2] * 24
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert close(networks[0], networks[1])
+    assert not close(networks[0], networks[2])
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_accumulated_also_after_a_resume(
+    stream: Stream, plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = replace(PARAMS, batch_size=7)
+    enough, short, resumed = plain(), plain(largest=2), plain(largest=2)
+    train(
+        enough, stream, mean_loss, validate, replace(plan, params=params, folder=plan.folder / "w")
+    )
+
+    cut = replace(plan, params=params, max_minutes=0.0)
+    train(short, stream, mean_loss, validate, cut)
+    done = train(resumed, stream, mean_loss, validate, replace(cut, max_minutes=None))
+
+    assert short.sizes == [7, 4, *[2, 2, 2, 1]]
+    assert resumed.sizes == [2, 2, 2, 1] * 7, "the piece's size is in the checkpoint"
+    assert done.finished
+    assert close(enough, resumed)
+    said = [record.message for record in caplog.records if "out of memory" in record.message]
+    assert [text[:52] for text in said] == [
+        "cpu is out of memory: going on with pieces of 4 of a",
+        "cpu is out of memory: going on with pieces of 2 of a",
+    ]
+
+
+def test_an_image_that_does_not_fit_at_all_is_one_line(stream: Stream, plan: Plan) -> None:
+    with pytest.raises(TrainingError, match=r"one image does not fit .*lower height and width"):
+        train(plain(largest=0), stream, mean_loss, validate, plan)
+
+
+def test_averaged_weights_are_judged_kept_and_resumed(stream: Stream, plan: Plan) -> None:
+    def judge(network: nn.Module, step: int) -> Mapping[str, float]:
+        judged.append([one.detach().clone() for one in network.parameters()])
+        return {"abs_rel": 1 / step}
+
+    judged: list[list[Tensor]] = []
+    averaging = replace(plan, params=replace(PARAMS, ema=0.5, validate_every=1))
+    raw, whole, cut, resumed = plain(), plain(), plain(), plain()
+    train(raw, stream, mean_loss, validate, replace(plan, folder=plan.folder / "raw"))
+    train(whole, stream, mean_loss, judge, replace(averaging, folder=plan.folder / "whole"))
+    train(cut, stream, mean_loss, validate, replace(averaging, max_minutes=0.0))
+
+    train(resumed, stream, mean_loss, validate, averaging)
+
+    assert same(whole, resumed)
+    assert not close(whole, raw)
+    assert all(torch.equal(a, b) for a, b in zip(judged[-1], whole.parameters(), strict=True))
+    best = load_file(plan.folder / "checkpoints/best.safetensors")
+    assert torch.equal(best["head.weight"], whole.head.weight)
+
+
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(stream: Stream, plan: Plan) -> None:
     def breaks(network: nn.Module, batch: Sample) -> Tensor:
         calls.append(1)
         return loss(network, batch) * (float("nan") if len(calls) == 6 else 1)
 
     calls: list[int] = []
-    with pytest.raises(TrainingError, match=r"loss is nan at step 5.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss is nan at step 5.*learning_rate") as caught:
         train(toy(), stream, breaks, validate, plan)
 
     found = checkpoint.load_last(plan.folder, plan.identity)
     assert found is not None
     assert found[0].step == 4
+    ids = [f"tiny/{stream.parts[0].rows[int(stream[k]['row'])].id}" for k in (10, 11)]
+    assert f"the batch was {', '.join(ids)}: lower" in str(caught.value)
 
 
 def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
