@@ -176,9 +176,11 @@ def put(
     rule: str,
     factor: float = 1.0,
 ) -> None:
-    """Writes one row of a store, by a teacher who is wrong by a factor."""
+    """Writes one row of a store, by a teacher who is wrong by a factor, or knows no unit."""
     row: Row = rows[number]
     depth = np.float32(factor) * scene(_scenes[row.image_digest])[1]
+    if not writer.info.is_metric:
+        depth = 3 / depth + np.float32(0.5)
     height, width = HEIGHT // 2, WIDTH // 2
     y, x = (
         (np.arange(native) - offset) / scale

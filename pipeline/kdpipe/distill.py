@@ -229,6 +229,7 @@ def _parts(
             with_truth=(place == 0 or mix.reads_more_truth) and bool(method.truth),
             with_bins=reads_bins(method),
             joining=joining,
+            align_to_truth=place == 0 or mix.reads_more_truth,
         )
         _say_coverage(part, on_missing)
         if part.with_truth and not any(one[n].truth for n in part.numbers):

@@ -222,6 +222,11 @@ def _student(
 
 def _teacher(teacher: str, data: str, split: str, manifests: Path | None) -> _Subject:
     card = load_teacher_card(teacher, manifests)  # a wrong name is answered with the right ones
+    if not card.is_metric:
+        raise DataError(
+            f"{teacher} is affine-invariant, metres are judged: name a metric teacher, or a "
+            "student that learned from this one"
+        )
     rows = rows_of(data, manifests)
     numbers = rows_with_truth(rows, split)
     predicted = _stored(rows, numbers, store_path(data, teacher), card)

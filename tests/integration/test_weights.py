@@ -27,6 +27,19 @@ SMALL = Path(__file__).parents[2] / "manifests/teachers/adabins-small.yaml"
 MakeRows = Callable[..., Rows]
 
 
+DPT = {
+    "model_type": "dpt",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 64,
+    "backbone_out_indices": [0, 1, 2, 3],
+    "neck_hidden_sizes": [4, 8, 12, 16],
+    "fusion_hidden_size": 8,
+}
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
@@ -185,7 +198,7 @@ def test_python_finds_published_weights_too(project: Path, server: Server) -> No
 
 @pytest.fixture
 def hub_folder(project: Path, tmp_path: Path) -> Path:
-    """A tiny model as transformers saves it, and the cards `toy-hub`, `toy-relative` of it."""
+    """A tiny model as transformers saves it, and the card `toy-hub` of it."""
     made = load_teacher_card("huggingface-small", project)
     config = {
         "model_type": "glpn",
@@ -199,14 +212,13 @@ def hub_folder(project: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "a model"
     network.model.save_pretrained(folder)
     network.processor.save_pretrained(folder)
-    for name, kind in (("toy-hub", "metric"), ("toy-relative", "affine-invariant")):
-        card = {
-            "name": name,
-            "family": "huggingface",
-            "network": {"hub": str(folder)},
-            "about": {"kind": kind, "licence": "none", "weights": "here"},
-        }
-        (project / "teachers" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    card = {
+        "name": "toy-hub",
+        "family": "huggingface",
+        "network": {"hub": str(folder)},
+        "about": {"kind": "metric", "licence": "none", "weights": "here"},
+    }
+    (project / "teachers" / "toy-hub.yaml").write_text(yaml.safe_dump(card))
     return folder
 
 
@@ -224,19 +236,36 @@ def test_a_folder_of_transformers_teaches(project: Path, hub_folder: Path) -> No
     assert store.depth(0).shape == (48, 64)
 
 
-def test_a_relative_teacher_is_refused_before_anything_is_written(
-    project: Path, hub_folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_relative_teacher_s_store_says_so_and_is_learned_from_but_not_taken_for_metres(
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = kdpipe(
-        *("teach", "--teacher", "toy-relative", "--data", "tiny", "--manifests", project),
-        *("--workers", "0", "--checkpoint", hub_folder),
-    )
+    asked = ("--teacher", "toy-relative", "--data", "tiny", "--manifests", project)
+    card = {
+        "name": "toy-relative",
+        "family": "huggingface",
+        "network": {"config": DPT, "processor": {"image_processor_type": "DPTImageProcessor"}},
+        "about": {"kind": "affine-invariant", "licence": "none", "weights": "here"},
+    }
+    (project / "teachers/toy-relative.yaml").write_text(yaml.safe_dump(card))
+    network = build_network(load_teacher_card("toy-relative", project))
+    torch.nn.init.ones_(list(network.parameters())[-1])  # a fresh one gives 0 nearly everywhere
+    torch.save(network.state_dict(), "toy.pt")
+    short = {"height": 32, "width": 48, "batch_size": 2, "steps": 1}
+    Path("params.yaml").write_text(yaml.safe_dump({"distill": {"mobilenetv2-small": short}}))
 
-    assert status == 1
-    said = capsys.readouterr().err
-    assert said.startswith("kdpipe: toy-relative is affine-invariant, its depth has no metres")
-    assert said.count("\n") == 1
-    assert not layout.store_path("tiny", "toy-relative").exists()
+    assert kdpipe("teach", *asked, "--workers", "0", "--checkpoint", "toy.pt") == 0
+    assert kdpipe("distill", *asked, "--method", "res-kd-si") == 0
+    store = open_store(layout.store_path("tiny", "toy-relative"))
+
+    assert not store.info.is_metric
+    assert store.depth(0).any()
+    png = ("store", "export", store.path, "-o", "png", "--format", "mm")
+    for command in (("evaluate", *asked), ("audit", *asked), png):
+        capsys.readouterr()
+        assert kdpipe(*command) == 1
+        said = capsys.readouterr().err
+        assert "without unit" in said or "affine-invariant" in said
+        assert "name a metric" in said or "export a metric" in said
 
 
 def test_list_says_what_a_teacher_is_and_where_its_weights_are(

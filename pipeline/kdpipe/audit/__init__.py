@@ -151,7 +151,7 @@ def run_each(
         log.warning("%s is left out, it is %s", name, reason)
     if not names:
         raise CardError(
-            f"{', '.join(left_out)}: no depth in metres, so no store: name a teacher that is metric"
+            f"{', '.join(left_out)}: affine-invariant, metres are audited: name a metric teacher"
         )
     done = []
     for name in names:

@@ -39,8 +39,8 @@ def split_relative(
 ) -> tuple[list[str], dict[str, str]]:
     """Teachers that can be compared in metres, and why the others cannot.
 
-    A store holds metres, and `teach` refuses a teacher without a scale, so there is nothing of one
-    that could be aligned.
+    What a relative teacher's store holds is aligned where it is learned from, to what is known
+    there; it says nothing of its own about metres.
 
     Raises:
         UnknownNameError: no card has this name.
@@ -51,7 +51,7 @@ def split_relative(
         if load_teacher_card(name, manifests).is_metric:
             metric.append(name)
         else:
-            left_out[name] = "affine-invariant: its depth has no metres, and no store holds it"
+            left_out[name] = "affine-invariant: its depth has no metres"
     return metric, left_out
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kdpipe.cards import DataCard, TeacherCard
     from kdpipe.codecs import Codec
 
+RELATIVE = "disparity without unit"
+"""Of a teacher whose inverse depth is right but for a scale and a shift of each image."""
+
 Identity = dict[str, object]
 """Plain JSON values, nested; every leaf is compared."""
 
@@ -43,7 +46,7 @@ def identity_of(
     values = {
         "format": layout.FORMAT,
         "data": data.name,
-        "units": {"depth": "m"},
+        "units": {"depth": "m" if teacher.is_metric else RELATIVE},
         "teacher": teacher_identity(teacher),
         "weights": dict(weights),
         "preprocessing": {"colour": "RGB", "range": [0, 1], "crop": data.crop},

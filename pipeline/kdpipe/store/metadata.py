@@ -60,6 +60,11 @@ class StoreInfo:
         return str(cast("Identity", self.identity["teacher"])["fingerprint"])
 
     @property
+    def is_metric(self) -> bool:
+        """Whether its depth is in metres; else it is a disparity, to be aligned image by image."""
+        return cast("Identity", self.identity["units"])["depth"] == "m"
+
+    @property
     def rule(self) -> str:
         """How a native map is brought to the frame."""
         return str(self.identity["rule"])

@@ -171,6 +171,11 @@ def export(
             one name, or the disk refuses.
     """
     store = open_store(path)
+    if not store.info.is_metric:
+        raise StoreError(
+            f"{path} holds a disparity without unit, PNG of metres can be made of metres only: "
+            "export a metric teacher's store"
+        )
     teacher = cast("dict[str, Any]", store.info.identity["teacher"])
     domain = _domain(store.info.data, manifests)
     how = PngFormat.of(kind, teacher["family"], domain, float(teacher["max_depth"]))

@@ -38,6 +38,9 @@ _BEYOND = 4
 """Times a card's max_depth that a store can hold: not every network keeps below it, and codes that
 are not used cost nothing."""
 
+_UNITLESS = (1e-3, 1e5)
+"""What a store can hold of a relative teacher, whose disparity has no unit; 0 is unknown there."""
+
 _GUESSED_PACKING = {"pcodec": 4, "delta-pcodec": 4, "zstd": 8, "zstd-pixels": 25, "none": 1}
 """Raw bytes of one stored byte, before a finished shard tells."""
 
@@ -76,8 +79,8 @@ class Subject:
             shard_rows: images in a shard; None: as a new store would have.
         """
         card, params = self.card, self.params
-        farthest, error = _BEYOND * card.max_depth, params.max_relative_error
-        depth = Log16(card.min_depth, farthest, error)
+        near, far = (card.min_depth, _BEYOND * card.max_depth) if card.is_metric else _UNITLESS
+        depth = Log16(near, far, params.max_relative_error)
         codecs: dict[str, Codec] = {"depth": depth}
         bins = _bins_codec(card)
         if bins is not None and params.bins:

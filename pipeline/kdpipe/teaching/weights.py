@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdpipe.cards import load_teacher_card
-from kdpipe.errors import CardError, CheckpointError, StoreError
+from kdpipe.errors import CheckpointError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.disk import read_json
 
@@ -37,15 +37,9 @@ def find_weights(card: TeacherCard, data: str, checkpoint: Path | None) -> Weigh
         checkpoint: a file, or a folder of transformers, instead.
 
     Raises:
-        CardError: the teacher's depth is not metric.
         CheckpointError: there is none, its download fails, or it is not the one that was fitted or
             found for this card.
     """
-    if not card.is_metric:
-        raise CardError(
-            f"{card.name} is affine-invariant, its depth has no metres, and a store holds metres: "
-            "take a metric card, or fit this network's on measured depth"
-        )
     return _find(card, data, checkpoint)
 
 

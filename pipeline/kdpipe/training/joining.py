@@ -67,12 +67,19 @@ def joining_of(
         stores: over it, one a teacher.
 
     Raises:
-        TrainingError: they are weighed by their errors, and there is no measured depth.
+        TrainingError: they are weighed by their errors, and one has none: there is no measured
+            depth, or it has no metres.
     """
     weights: tuple[float, ...] = ()
     if method.teacher_weights:
         weights = tuple(method.teacher_weights[name] for name in teachers)
     elif method.weigh_teachers == "inverse-variance" and len(stores) > 1:
+        for store in stores:
+            if not store.info.is_metric:
+                raise TrainingError(
+                    f"{store.path} holds a disparity without unit, which has no error in metres to "
+                    f"weigh it by: give teacher_weights in the card of method {method.name}"
+                )
         weights = _by_variance(rows, stores, method.join)
     return Joining(join=method.join, weights=weights, confidence=method.confidence)
 

@@ -56,6 +56,7 @@ class DistillDataset(Dataset[Sample]):
         with_truth: bool = True,
         with_bins: bool = False,
         joining: Joining = ALIKE,
+        align_to_truth: bool = False,
     ) -> None:
         """Rows of a split; those the teachers could not see are left out, see `left_out`.
 
@@ -68,9 +69,12 @@ class DistillDataset(Dataset[Sample]):
             with_bins: True adds the teachers' bins, still codes, for `teacher_bins`. Their windows
                 differ in size: give a DataLoader `collate_fn=kdpipe.training.bins.collate`.
             joining: how several teachers become one, and whether `confidence` is asked for.
+            align_to_truth: True aligns relative teachers to measured depth where there is some,
+                False to the first metric one.
 
         Raises:
             StaleStoreError: a store's rows are not these rows.
+            TrainingError: a relative teacher has nothing to be aligned to.
             StoreError: bins are asked for and there is no store, or one without bins.
             DataError: the split is empty, or no row is left.
         """
@@ -78,12 +82,21 @@ class DistillDataset(Dataset[Sample]):
         self.transform = transform
         self.with_truth = with_truth
         self._memory = Memory()
-        self.teachers = Teachers(rows, stores, joining, self._memory, with_bins=with_bins)
+        has_truth = rows.table["truth"].null_count < len(rows)
+        self.teachers = Teachers(
+            rows,
+            stores,
+            joining,
+            self._memory,
+            with_bins=with_bins,
+            truth=self._measured if align_to_truth and has_truth else None,
+        )
         bare = not stores or not all(store.info.has_bins for store in stores)
         if self.teachers.reads_bins and bare:
             raise StoreError(f"{rows.name}: bins are asked for, pass a store that keeps some")
         wanted = list(range(len(rows))) if split is None else rows.of_split(split)
-        reasons = {number: self.teachers.left_out(number) for number in wanted}
+        incomplete = self.teachers.incomplete
+        reasons = {n: self.teachers.left_out(n) for n in wanted if n in incomplete}
         self.left_out = {number: why for number, why in reasons.items() if why is not None}
         """Row number -> why it is left out."""
         self.numbers = [number for number in wanted if number not in self.left_out]
@@ -132,6 +145,12 @@ class DistillDataset(Dataset[Sample]):
         if not self.with_truth or row.truth is None:
             return np.zeros((row.height, row.width), np.float32)
         return self._memory.remember("truth", number, self._read_truth)
+
+    def _measured(self, number: int) -> Depth:
+        row: Row = self.rows[number]
+        if row.truth is None:
+            return np.zeros((row.height, row.width), np.float32)
+        return self._read_truth(number)
 
     def _read_truth(self, number: int) -> Depth:
         """Measured depth (H, W) [m]; 0 too where it lies outside the card's range."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from kdpipe.errors import StaleStoreError
+from kdpipe.errors import StaleStoreError, TrainingError
 from kdpipe.store.consolidated import read_lines
 from kdpipe.store.frame import BILINEAR, to_frame
 from kdpipe.training.bins import SHARES, of_teacher, sample_bins
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from kdpipe.training.memory import Memory
     from kdpipe.types import Depth
 
+logger = logging.getLogger(__name__)
+
+_FEWEST_TO_ALIGN = 16
+"""Pixels."""
+
 NOT_TAUGHT = "not taught yet"
 
 
@@ -42,6 +48,7 @@ class Teachers:
         memory: Memory,
         *,
         with_bins: bool,
+        truth: Callable[[int], Depth] | None = None,
     ) -> None:
         """Checks the stores.
 
@@ -51,11 +58,23 @@ class Teachers:
             joining: how they become one.
             memory: of what is decoded.
             with_bins: whether their distributions are asked for.
+            truth: row number -> measured depth (H, W) [m], 0 unknown, to which relative teachers
+                are aligned; None: to the first metric one.
 
         Raises:
+            TrainingError: there is nothing to align a relative teacher to.
             StaleStoreError: a store's rows are not these rows.
         """
         self.stores = tuple(stores)
+        self._truth = truth
+        self._has_said = False
+        self._farthest = 2 * rows.card.max_depth
+        self._metric = [place for place, store in enumerate(stores) if store.info.is_metric]
+        if stores and not self._metric and truth is None:
+            raise TrainingError(
+                f"{stores[0].path} holds a disparity without unit and {rows.name} has no measured "
+                "depth to align it to: name a metric teacher too, --teacher T,T2"
+            )
         self.weights = joining.weights or (1 / max(1, len(stores)),) * len(stores)
         self.joining = joining
         self.with_bins = with_bins
@@ -75,6 +94,11 @@ class Teachers:
     def reads_bins(self) -> bool:
         """Whether bins are read, for their own sake or to know how sure a teacher is."""
         return self.with_bins or self.joining.confidence == "entropy"
+
+    @property
+    def incomplete(self) -> set[int]:
+        """Rows that at least one store has no depth of."""
+        return set[int]().union(*self.missing)
 
     def left_out(self, number: int) -> str | None:
         """Why a row cannot be learned from; None: it can.
@@ -120,10 +144,46 @@ class Teachers:
         store = self.stores[place]
         if number in self.missing[place]:
             return np.zeros(transform.size, np.float32)
+        read = self._read(store) if store.info.is_metric else partial(self._aligned, store)
+        return transform.stored_depth(self._memory.remember(f"depth {place}", number, read))
+
+    def _read(self, store: Store) -> Callable[[int], Depth]:
         # Bilinear with aligned corners is mixed once, at the sample's own places; by any other
         # rule the map is brought to the frame first.
-        read = store.native_depth if store.info.rule == BILINEAR else store.depth
-        return transform.stored_depth(self._memory.remember(f"depth {place}", number, read))
+        return store.native_depth if store.info.rule == BILINEAR else store.depth
+
+    def _aligned(self, store: Store, number: int) -> Depth:
+        """A relative teacher's disparity in metres, as `_read` gives it."""
+        disparity = self._read(store)(number)
+        line = align(store.depth(number), self._reference(number, store.frame(number)))
+        if line is None:
+            self._say_unaligned(store, number)
+            return np.zeros_like(disparity)
+        inverse = line[0] * disparity + line[1]
+        near_enough = (disparity > 0) & (inverse > 1 / self._farthest)
+        return np.where(near_enough, 1 / np.where(near_enough, inverse, 1), 0).astype(np.float32)
+
+    def _say_unaligned(self, store: Store, number: int) -> None:
+        """Once: it may be so of all images, and then nothing is learned."""
+        if not self._has_said:
+            logger.warning(
+                "%s: image %r has too little that is known, or no larger disparity where it is "
+                "nearer, to be aligned: unknown to this teacher, as any other such image",
+                store.path,
+                store.ids[number],
+            )
+        self._has_said = True
+
+    def _reference(self, number: int, frame: tuple[int, int]) -> Depth:
+        """Measured depth where there is some, else the first metric teacher's, (H, W) [m]."""
+        if self._truth is not None:
+            truth = self._truth(number)
+            if truth.any():
+                return truth
+        for place in self._metric:
+            if number not in self.missing[place]:
+                return self.stores[place].depth(number)
+        return np.zeros(frame, np.float32)
 
     def _sureness(self, place: int, number: int, transform: Transform) -> NDArray[np.float32]:
         read = partial(self._native_sureness, place)
@@ -168,6 +228,32 @@ def join(maps: Sequence[Depth], weights: Sequence[float], how: Join) -> Depth:
     middle = (shares * values).sum(axis=0) / np.where(total > 0, total, 1)
     joined = np.exp(middle) if how == "log-mean" else middle
     return np.where(total > 0, joined, 0).astype(np.float32)
+
+
+def align(disparity: Depth, reference: Depth) -> tuple[float, float] | None:
+    """The scale and shift that bring a disparity nearest to an inverse depth, in least squares.
+
+    Args:
+        disparity: (H, W), without unit; 0 unknown.
+        reference: depth (H, W) [m]; 0 unknown.
+
+    Returns:
+        (scale, shift): scale * disparity + shift is an inverse depth [1/m]; None where too few
+        pixels are known, or nearer ones have no larger disparity.
+
+    Reference:
+        Ranftl et al., "Towards Robust Monocular Depth Estimation", section 5,
+        https://arxiv.org/abs/1907.01341.
+    """
+    both = (disparity > 0) & (reference > 0)
+    if both.sum() < _FEWEST_TO_ALIGN:
+        return None
+    x, y = disparity[both].astype(np.float64), 1 / reference[both].astype(np.float64)
+    variance = x.var()
+    if variance <= 1e-12 * np.square(x).mean():
+        return None
+    scale = np.mean((x - x.mean()) * (y - y.mean())) / variance
+    return (float(scale), float(y.mean() - scale * x.mean())) if scale > 0 else None
 
 
 def agreement(maps: Sequence[Depth]) -> NDArray[np.float32]:

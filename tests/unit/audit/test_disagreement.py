@@ -81,7 +81,7 @@ def test_a_teacher_without_metres_is_left_out_and_said(
     assert found["teachers"] == {}
     assert "affine-invariant" in found["left_out"][RELATIVE]
     assert f"{RELATIVE} is left out" in caplog.text
-    with pytest.raises(CardError, match="no depth in metres"):
+    with pytest.raises(CardError, match="affine-invariant, metres are audited"):
         audit.run_each([RELATIVE], "toy")
 
 

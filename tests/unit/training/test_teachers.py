@@ -13,7 +13,7 @@ from kdpipe.store import Store
 from kdpipe.training.augment import Augment
 from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.samples import DistillDataset
-from kdpipe.training.teachers import NOT_TAUGHT, agreement, join, sureness
+from kdpipe.training.teachers import NOT_TAUGHT, agreement, align, join, sureness
 
 ONE, OTHER = "adabins-small", "bts-small"
 PLAIN = Augment(size=(48, 64))
@@ -110,6 +110,50 @@ def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
             transform=PLAIN,
             joining=Joining(confidence="entropy"),
         )
+
+
+def test_a_relative_teacher_is_aligned_image_by_image(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    """To truth where there is some and it may be read, else to the first metric teacher."""
+    rows = make_tiny()
+    stores = [
+        make_tiny_store(rows, teacher="dpt-large", bad=(3,)),
+        make_tiny_store(rows, factor=1.2, bad=(4,)),
+    ]
+    only = Joining(weights=(1.0, 0.0))
+    both = {"stores": stores, "transform": ZOOMED}
+
+    by_truth = DistillDataset(rows, **both, joining=only, align_to_truth=True)  # type: ignore[arg-type]
+    by_teacher = DistillDataset(rows, **both, joining=only)  # type: ignore[arg-type]
+
+    for dataset, number, factor in (
+        *((by_truth, number, 1.0) for number in (0, 1, 4)),
+        *((by_teacher, number, 1.2) for number in (0, 1)),
+    ):
+        sample = dataset.sample(number, np.random.default_rng(number))
+        seen = sample["known"] & sample["valid"]
+        ratio = (sample["teacher"] / sample["truth"])[seen]
+        assert float(seen.float().mean()) > 0.9
+        assert float((ratio / factor).log().abs().mean()) < 0.03
+    unaligned = by_teacher.sample(4, np.random.default_rng(0))
+    assert not unaligned["known"].any()
+    alone = {"stores": stores[:1], "transform": PLAIN}
+    assert len(DistillDataset(rows, **alone, align_to_truth=True)) == 5  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"dpt-large.zarr holds a disparity without unit and"):
+        DistillDataset(rows, **alone)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="no error in metres"):
+        joining_of(method(weigh_teachers="inverse-variance"), ("dpt-large", ONE), rows, stores)
+
+
+def test_what_cannot_be_aligned_is_unknown() -> None:
+    reference = np.linspace(1, 5, 40, dtype=np.float32)[None]
+    found = align((4 / reference - 0.5).astype(np.float32), reference)
+
+    assert found == pytest.approx((0.25, 0.125), rel=1e-3)
+    assert align(reference, reference) is None  # a depth, not a disparity
+    assert align(np.ones_like(reference), reference) is None
+    assert align(reference, np.zeros_like(reference)) is None
 
 
 @pytest.mark.parametrize(
