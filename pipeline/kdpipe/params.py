@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class StoreParams:
     def __post_init__(self) -> None:
         _check("store.shard_rows", self.shard_rows, 1, 65536)
         _check("store.max_relative_error", self.max_relative_error, 1e-5, 0.1)
-        if self.root is not None and not self.root.startswith("s3://"):
+        if self.root is not None and not re.match("s3://[^/]", self.root):
             raise CardError(
                 f"params.yaml: store.root must be s3://bucket/prefix, got {self.root!r}: leave it "
                 "out for artifacts/stores"
@@ -98,7 +99,7 @@ class TrainParams:
         _check("flip", self.flip, 0, 1)
         _check("colour", self.colour, 0, 0.9)
         if self.learning_rate is not None:
-            _check("learning_rate", self.learning_rate, 1e-12, float("inf"))
+            _check("learning_rate", self.learning_rate, 1e-12, 1e3)
         if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise CardError(
                 f"params.yaml: scale must be two rising zooms in [0.1, 10], got {list(self.scale)}"
@@ -154,6 +155,7 @@ class Params:
         for name in ("data", "teachers", "students", "methods", "seeds"):
             if not getattr(self, name):  # the first is what a command without flags takes
                 raise CardError(f"params.yaml: {name} is empty, expected at least one: add it")
+        _check("seeds", min(self.seeds), 0, 2**63 - 1)
 
     def fit_of(self, teacher: str) -> TrainParams:
         """The training of a teacher."""
@@ -165,14 +167,15 @@ class Params:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Reads params.yaml; all defaults where there is no such file.
+    """Reads params.yaml; all defaults where there is no such file, or an empty one.
 
     Raises:
         CardError: an unknown key, a wrong type, a value out of range.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return Params()
-    return build(Params, read_yaml(path), str(path))
+    values = read_yaml(path)
+    return build(Params, {} if values is None else values, str(path))
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

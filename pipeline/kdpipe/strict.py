@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from kdpipe.errors import CardError
 
@@ -23,16 +24,34 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values; a key that stands twice in one place is refused, where YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ConstructorError(
+                    None, None, f"key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> object:
     """Reads a YAML file of plain values.
 
     Raises:
-        CardError: it is missing or no YAML.
+        CardError: it is missing, unreadable, or no YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise CardError(f"{path} is missing: run kdpipe in the project's folder") from error
+    except OSError as error:
+        raise CardError(
+            f"{path} cannot be read ({error.strerror}), expected a YAML file: make it readable"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
         raise CardError(f"{path} is no YAML: {line}") from error

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated
 
@@ -31,6 +32,12 @@ from kdpipe_stages.store import store
 from kdpipe_stages.teach import teach
 
 INTERRUPTED = 130
+
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+}
+"""What a disk or a folder says that is no mistake of kdpipe's."""
 
 app = typer.Typer(
     add_completion=False,
@@ -69,6 +76,8 @@ def main() -> None:
     # Before torch loads: OpenMP's threads spin for milliseconds while they wait, which on a busy
     # machine costs ten times the step. A short spin is as fast on a quiet one; none at all is not.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # What Pillow doubts of a file (many pixels, torn notes) it decodes, or refuses with an error.
+    warnings.filterwarnings("ignore", module="PIL")
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
@@ -85,7 +94,7 @@ def run(arguments: list[str]) -> int:
     except KdpipeError as error:
         return _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in _OF_THE_MACHINE:
             raise
         where = error.filename or "while writing"
         return _fail(f"{error.strerror}: {where}; mend it and run the same command again")

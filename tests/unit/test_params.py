@@ -17,8 +17,19 @@ def test_the_projects_own_file_loads() -> None:
     assert set(params.students) <= set(params.distill)
 
 
-def test_a_missing_file_gives_the_defaults(tmp_path: Path) -> None:
-    assert load_params(tmp_path / "params.yaml") == Params()
+def test_a_missing_or_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# all of it is a comment\n")
+
+    assert load_params(tmp_path / "params.yaml") == load_params(tmp_path / "empty.yaml") == Params()
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.yaml"
+    loop.symlink_to(loop)
+
+    for path in (tmp_path, loop):
+        with pytest.raises(CardError, match="cannot be read"):
+            load_params(path)
 
 
 def test_a_network_that_is_not_named_takes_the_defaults() -> None:
@@ -50,6 +61,10 @@ def test_a_network_that_is_not_named_takes_the_defaults() -> None:
         ("store: {max_relative_error: 0.5}", "max_relative_error must be in"),
         ("[1, 2]", "expected keys and values"),
         ("fit: {a: b", "is no YAML"),
+        ("seeds: [0]\nseeds: [1]", "key 'seeds' stands twice"),
+        ("seeds: [0, -1]", "seeds must be in"),
+        ("distill: {toy: {learning_rate: .inf}}", "learning_rate must be in .* got inf"),
+        ("store: {root: 's3://'}", "store.root must be s3://bucket/prefix"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

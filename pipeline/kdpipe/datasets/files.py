@@ -214,6 +214,11 @@ def _decode(data: bytes, path: str) -> Pillow.Image:
         with Pillow.open(io.BytesIO(data)) as opened:
             opened.load()
             return ImageOps.exif_transpose(opened)
+    except Pillow.DecompressionBombError as error:
+        raise DataError(
+            f"{path} says that it has more pixels than any camera's ({error}): make it smaller, or "
+            "take it out"
+        ) from error
     except Exception as error:  # Pillow's plug-ins raise almost anything on torn or hostile files
         reason = str(error).replace("<_io.BytesIO object", "").split(" at 0x")[0] or repr(error)
         raise DataError(

@@ -20,7 +20,7 @@ from kdpipe.rows import Row, Rows, make_rows, read_rows, write_rows
 from kdpipe.store import layout
 
 _LOG = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"(?!none$)[A-Za-z0-9][A-Za-z0-9._-]{,99}")
 _NAMED = 5
 """Bad files that a message names."""
 
@@ -70,7 +70,7 @@ def find_data(
         UnknownNameError: neither a card nor a rows file has this name.
         DataError: the folder is not said or not there.
     """
-    called = layout.rows_path(check_name(name or data))
+    called = layout.rows_path(check_name(data if name is None else name))
     known = read_rows(called) if called.is_file() else None
     try:
         card = load_data(data, manifests)
@@ -91,10 +91,14 @@ def check_name(name: str) -> str:
     """Refuses a data set's name that could not be part of a path or of a run's name.
 
     Raises:
-        DataError: it holds anything but letters, digits, dots, dashes and underscores.
+        DataError: it holds anything but letters, digits, dots, dashes and underscores, is too long
+            for a path, or is `none`, which stands for no data set.
     """
     if not _NAME.fullmatch(name):
-        raise DataError(f"found the name {name!r}, expected letters, digits, '.', '-' and '_' only")
+        raise DataError(
+            f"found the name {name[:120]!r}, expected 1 to 100 letters, digits, '.', '-', '_' "
+            "and not 'none': give it another --name"
+        )
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_a_truncated_image_is_found_by_its_pixels(kind: str) -> None:
 
     with pytest.raises(DataError, match=r"^a\.x is no whole image \(.+; \d+ bytes\): fetch it"):
         files.decode_image(whole[: len(whole) * 3 // 4], "a.x")
+
+
+def test_a_header_that_asks_for_gigabytes_is_refused_unread() -> None:
+    small = encoded(Image.new("L", (8, 8)), "PNG")
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + small[24:29]
+    bomb = small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:]
+
+    with pytest.raises(DataError, match=r"a\.png says that it has more pixels .*3600000000 pixels"):
+        files.decode_image(bomb, "a.png")
 
 
 @pytest.mark.parametrize(

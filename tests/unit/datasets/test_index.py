@@ -398,6 +398,14 @@ def test_depth_that_changed_its_size_since_is_not_read_as_a_frame(
         read_truth(rows, 0)
 
 
+@pytest.mark.parametrize("name", ["my photos", "fotos-ü", "../x", "none", "", "x" * 101])
+def test_a_name_that_no_path_or_run_could_carry_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"found the name .*, expected 1 to 100") as said:
+        find_data("folder", root=root, name=name)
+
+    assert len(str(said.value)) < 300
+
+
 @pytest.mark.parametrize("name", ["nyuu", "files", "index", "../nyu", "nyu.x", ""])
 def test_an_unknown_family_is_answered_with_the_known(name: str) -> None:
     with pytest.raises(UnknownNameError, match=r"Known: .*folder, kitti, nyu"):
