@@ -48,6 +48,7 @@ Read = Callable[[int, Window], "Depth"]
 def main() -> None:
     """Measures, prints, and writes JSON."""
     warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
+    warnings.filterwarnings("ignore", message="Combining a `sharding_indexed` codec")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("teacher", help="CARD=CHECKPOINT")
     parser.add_argument("--rounds", type=int, default=9)

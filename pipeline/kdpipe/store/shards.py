@@ -29,13 +29,14 @@ _MISSING = np.uint64(2**64 - 1)
 _PCODECS: dict[str, dict[str, Any]] = {
     "pcodec": {"level": 8},
     "delta-pcodec": {
-        "level": 12,
+        "level": 8,
         "mode_spec": "classic",
         "delta_spec": "try_consecutive",
         "delta_encoding_order": 1,
     },
 }
-"""Its own search for the best order takes longer, and misses it for depth in small maps."""
+"""Its own search for the best order takes longer, and misses it for depth in small maps; level 12
+takes a hundredth less room, and a seventh longer to read."""
 
 _ZSTDS = {"zstd": 1, "zstd-pixels": 7}
 """Levels. A quarter smaller than level 3; level 12 takes twice the time for a tenth less."""
