@@ -9,8 +9,9 @@ page shows it as n/a.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,9 @@ class Arm:
     trained: tuple[Trained, ...]
     """Likewise."""
 
+    is_one_of_several: bool = False
+    """Whether the same was trained with other teachers too."""
+
     @property
     def is_baseline(self) -> bool:
         """Labels only."""
@@ -66,6 +70,8 @@ class Arm:
         name = self.method
         if self.is_baseline:
             name = "labels only" if self.method == "none" else f"{self.method}, no teacher"
+        elif self.is_one_of_several:
+            name = f"{name} of {self.teacher.replace('+', ' and ')}"
         return name if self.aux == "none" else f"{name} + {self.aux}"
 
     @property
@@ -300,18 +306,30 @@ def _boards(place: tuple[str, str, str], summaries: Sequence[Summary]) -> list[B
 def _board(place: tuple[str, str, str], summaries: Sequence[Summary], mirror: bool) -> Board:
     data, split, protocol = place
     keys = {_key(one): None for one in summaries if one.kind == "student"}
+    same = Counter(_but_teacher(key) for key in keys)
     return Board(
         data=data,
         split=split,
         protocol=protocol,
         mirror=mirror,
         teachers=tuple(one for one in summaries if one.kind == "teacher"),
-        arms=tuple(_arm([one for one in summaries if _key(one) == key]) for key in keys),
+        arms=tuple(
+            replace(
+                _arm([one for one in summaries if _key(one) == key]),
+                is_one_of_several=same[_but_teacher(key)] > 1,
+            )
+            for key in keys
+        ),
     )
 
 
 def _key(one: Summary) -> tuple[str, ...]:
     return one.kind, one.student, one.method, one.teacher, one.aux, str(one.trained_on)
+
+
+def _but_teacher(key: tuple[str, ...]) -> tuple[str, ...]:
+    kind, student, method, _, *more = key
+    return (kind, student, method, *more)
 
 
 def _arm(runs: Sequence[Summary]) -> Arm:

@@ -99,7 +99,7 @@ def _line(board: Board, arm: Arm) -> Line:
         mirror=board.mirror,
         student=arm.student,
         who=arm.name + elsewhere + _unfinished(arm),
-        key=arm.method + aux,
+        key=f"{arm.method} {arm.teacher}{aux}" if arm.is_one_of_several else arm.method + aux,
         teacher=arm.teacher,
         seeds=len(arm.runs),
         images=min(run.images for run in arm.runs),

@@ -270,7 +270,8 @@ def _array(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
 def _attributes(one: ArrayFormat, info: StoreInfo) -> dict[str, object]:
     if one.name == layout.DEPTH:
         codec = info.codec("depth")
-        formula = "metres = near * exp(step * (code - 1)), code 0 is unknown"
+        what = "metres" if info.is_metric else "disparity"
+        formula = f"{what} = near * exp(step * (code - 1)), code 0 is unknown"
         step = codec.step if isinstance(codec, Log16) else None
         return {"codec": codec.to_json(), "step": step, "formula": formula, "rule": info.rule}
     if one.name == layout.BIN_CODES:

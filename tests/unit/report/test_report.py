@@ -28,6 +28,8 @@ from kdpipe.store.layout import Run, evaluation_path, student_dir
 ARMS = {
     "none": Run(data="toy", student=STUDENT, method="none"),
     "plain": Run(data="toy", teacher=TEACHER, student=STUDENT, method="tie-kd"),
+    "both": Run(data="toy", teacher=f"{TEACHER}+other", student=STUDENT, method="tie-kd"),
+    "more": Run(data="toy", aux=("pool",), mix="u-prime", student=STUDENT, method="none"),
     "aux": Run(data="toy", aux=("pool",), teacher=TEACHER, student=STUDENT, method="tie-kd"),
 }
 
@@ -71,7 +73,7 @@ def _add_arm(arm: str, values: Sequence[float], steps: int = 600, **more: object
             "student": run.student,
             "teacher": run.teacher,
             "method": run.method,
-            "aux": "+".join(run.aux) or "none",
+            "aux": run.aux_said,
             "seed": seed,
             "trained_on": "toy",
             "mirror": False,
@@ -100,6 +102,29 @@ def test_gain_and_gap_follow_from_the_means_over_seeds(toy: ToyProject) -> None:
     assert lines["tie-kd+pool"].gain == pytest.approx(0.25)
     assert lines["tie-kd+pool"].gap_closed == pytest.approx(0.5)
     assert lines["teacher"].parameters == 7
+
+
+def test_arms_of_other_teachers_and_other_mixes_stand_apart(toy: ToyProject) -> None:
+    """Labels of further data sets are no baseline: it is of the labelled set alone."""
+    _add_teacher(0.15)
+    _evaluated("toy_other", 0.1, kind="teacher", teacher="other", parameters=None)
+    for arm, value in (("none", 0.2), ("plain", 0.19), ("both", 0.18), ("more", 0.12)):
+        _add_arm(arm, [value])
+
+    lines = {line.key: line for line in lines_of(read_boards()[0], {})}
+
+    assert list(lines)[2:] == [
+        "none",
+        "none+pool@u-prime",
+        f"tie-kd {TEACHER}",
+        f"tie-kd {TEACHER}+other",
+    ]
+    assert lines[f"tie-kd {TEACHER}+other"].who == f"tie-kd of {TEACHER} and other"
+    assert lines[f"tie-kd {TEACHER}+other"].gain == pytest.approx(0.1)
+    assert lines[f"tie-kd {TEACHER}+other"].gap_closed == pytest.approx(
+        0.2
+    )  # of the best teacher's
+    assert lines["none+pool@u-prime"].gain == pytest.approx(0.4)
 
 
 def test_no_gap_is_closed_where_the_teacher_is_no_better(toy: ToyProject) -> None:
