@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
@@ -32,7 +33,9 @@ from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
 from kdpipe.training.teachers import NOT_TAUGHT
-from kdpipe.training.validation import Validation
+from kdpipe.training.team import ALONE, Team
+from kdpipe.training.trainers import train_together
+from kdpipe.training.validation import SHOWN, Validation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,6 +81,8 @@ def run(
     max_minutes: float | None = None,
     device: str = "auto",
     workers: int = 0,
+    trainers: int = 1,
+    team: Team = ALONE,
 ) -> Distilled:
     """Trains a student from stores and labels, from where an earlier call stopped.
 
@@ -98,6 +103,8 @@ def run(
         max_minutes: stop then; the same call goes on.
         device: to train on; `auto`: CUDA where there is one.
         workers: processes that load samples.
+        trainers: processes that share each batch, through Ray Train; another number may go on.
+        team: this process's place among them.
 
     Raises:
         UnknownNameError: no such card, data set or loss.
@@ -137,6 +144,7 @@ def run(
         device=pick_device(device),
         workers=workers,
         max_minutes=max_minutes,
+        team=team,
     )
     done = finished(plan)
     if done is not None:
@@ -148,10 +156,58 @@ def run(
             finished=True,
             metrics=done.points[-1].validation,
         )
+    if trainers > 1:
+        _check_batch(settings, trainers)
+        wish = {
+            "student": student,
+            "data": data,
+            "teacher": teachers,
+            "aux": tuple(aux),
+            "mix": mix,
+            "ratio": ratio,
+            "method": method,
+            "seed": seed,
+            "manifests": None if manifests is None else manifests.absolute(),
+            "params": params or load_params(),
+            "on_missing": on_missing,
+            "max_minutes": max_minutes,
+            "device": device,
+            "workers": workers,
+        }
+        on_gpu = plan.device.type == "cuda"
+        train_together(_as_one, wish, trainers=trainers, on_gpu=on_gpu)
+        return _ended(name, plan)
     augment = augment_of(settings, rotation=card.fit.rotation, method=how)
     joining = joining_of(how, teachers, rows[0], stores[0])
     parts = _parts(rows, stores, augment, how, joining, mixed, on_missing)
     return _train(name, card, how, rows[0], Stream(parts, seed=seed, ratio=ratio), plan)
+
+
+def _check_batch(settings: TrainParams, trainers: int) -> None:
+    images = settings.batch_size * settings.accumulate
+    if images < trainers:
+        raise TrainingError(
+            f"--trainers {trainers} found and batches of {images} images, expected at least one "
+            "image each: raise batch_size in params.yaml, or take fewer trainers"
+        )
+
+
+def _as_one(wish: Mapping[str, Any]) -> None:
+    """What each of several trainers does."""
+    run(**wish, team=Team.here())
+
+
+def _ended(name: str, plan: Plan) -> Distilled:
+    """What several trainers left."""
+    said = json.loads((plan.folder / METRICS).read_text(encoding="utf-8"))
+    return Distilled(
+        run=name,
+        path=plan.folder,
+        steps=said["steps"],
+        seconds=said["seconds"],
+        finished=said["finished"],
+        metrics={key: said[key] for key in SHOWN if key in said},
+    )
 
 
 def _refuse_twins(data: str, aux: Sequence[str]) -> None:
@@ -188,7 +244,8 @@ def _train(
         return validation(network)
 
     trained = train(network, stream, loss, validate, plan)
-    save_student(plan.folder, network, card, domain, size)
+    if plan.team.leads:
+        save_student(plan.folder, network, card, domain, size)
     summary = {
         "parameters": _used_parameters(network),
         "labelled_images": sum(len(part) for part in stream.parts if part.rows is rows),
@@ -196,7 +253,8 @@ def _train(
         "left_out": sum(len(part.left_out) for part in stream.parts),
         **({"teachers": weights} if len(weights := stream.parts[0].teachers.weighed) > 1 else {}),
     }
-    finish(plan, trained, summary)
+    if plan.team.leads:
+        finish(plan, trained, summary)
     points = trained.progress.points
     return Distilled(
         run=name,

@@ -30,6 +30,7 @@ class Wish:
 
     device: str
     workers: int
+    trainers: int = 1
 
 
 def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mapping[str, object]]:
@@ -69,6 +70,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
                 max_minutes=None if wish.max_minutes is None else wish.max_minutes - spent,
                 device=wish.device,
                 workers=wish.workers,
+                trainers=wish.trainers,
             )
             if not done.finished:
                 raise TrainingError(

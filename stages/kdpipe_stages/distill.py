@@ -64,6 +64,9 @@ def distill(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
+    trainers: Annotated[
+        int, typer.Option(min=1, help="Processes that share each batch, through Ray Train.")
+    ] = 1,
     manifests: Manifests = None,
     json: Json = False,
 ) -> None:
@@ -97,6 +100,7 @@ def distill(
             max_minutes=max_minutes,
             device=device,
             workers=workers,
+            trainers=trainers,
         )
         say(*compare_methods(methods, seeds or 1, wish), json=json)
         return
@@ -115,6 +119,7 @@ def distill(
         max_minutes=max_minutes,
         device=device,
         workers=workers,
+        trainers=trainers,
     )
     how = "trained" if done.finished else "trained in part, run it again to go on"
     shown = "".join(f", {name} {value:.4f}" for name, value in done.metrics.items())
