@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -94,24 +95,27 @@ def stamps_of(rows: Rows, row: Row) -> tuple[int, int, int, int]:
     Raises:
         DataError: a file is missing, out of reach, or no plain file.
     """
-    size, changed = _stat(rows.root / row.image.partition("#")[0])
+    size, changed = _stat(rows.root, row.image.partition("#")[0])
     if row.truth is None:
         return size, changed, 0, 0
-    return size, changed, *_stat(rows.root / row.truth.partition("#")[0])
+    return size, changed, *_stat(rows.root, row.truth.partition("#")[0])
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(root: Path, name: str) -> tuple[int, int]:
     try:
-        found = path.stat()
+        # A Path for each of a million files takes longer than the question.
+        found = os.stat(f"{root}/{name}")  # noqa: PTH116
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size, found.st_mtime_ns
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: put it there, or take it out of the list") from error
+        raise DataError(
+            f"{root / name} is missing: put it there, or take it out of the list"
+        ) from error
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}): make it readable for this user"
+            f"{root / name} cannot be read ({error.strerror}): make it readable for this user"
         ) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path} is no plain file: an image or a depth map is expected")
-    return found.st_size, found.st_mtime_ns
+    raise DataError(f"{root / name} is no plain file: an image or a depth map is expected")
 
 
 def _check_size(path: str, shape: Sequence[int], row: Row) -> None:

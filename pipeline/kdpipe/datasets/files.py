@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -38,11 +39,17 @@ def walk_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: a folder cannot be read.
     """
+    for here, names in walk_folders(folder):
+        yield from (Path(here, name) for name in names)
+
+
+def walk_folders(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The same, a folder at a time with its images' names: a path each costs more than its file."""
     for here, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(here, name)
+        suffixes = (posixpath.splitext(name)[1].lower() for name in names)
+        pairs = zip(names, suffixes, strict=True)
+        yield here, [n for n, s in pairs if s in IMAGE_SUFFIXES and not n.startswith(".")]
 
 
 def read_image(rows: Rows, row: Row) -> Image:

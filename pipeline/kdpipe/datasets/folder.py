@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from kdpipe.datasets.files import IMAGE_SUFFIXES, walk_images
+from kdpipe.datasets.files import IMAGE_SUFFIXES, walk_folders
 from kdpipe.datasets.lists import ListedRow, read_lists
 from kdpipe.errors import DataError
 from kdpipe.rows import Row, check_inside
@@ -52,7 +53,7 @@ def list_rows(card: DataCard, root: Path) -> Iterator[Row]:
 
 def _row(image: str, split: str, origin: str, focal: float | None = None) -> ListedRow:
     return ListedRow(
-        id=image[: -len(PurePath(image).suffix)],
+        id=posixpath.splitext(image)[0],
         split=split,
         image=image,
         image_height=0,  # `index` measures it
@@ -69,8 +70,9 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
     check_inside(folder)
     if not (root / folder).is_dir():
         raise DataError(f"{root / folder}, named in options.folders, is no folder: take it out")
-    for path in walk_images(root / folder):
-        yield _text(path.relative_to(root).as_posix())
+    for here, names in walk_folders(root / folder):
+        inside = Path(here).relative_to(root).as_posix()
+        yield from (_text(name if inside == "." else f"{inside}/{name}") for name in names)
 
 
 def _text(path: str) -> str:
