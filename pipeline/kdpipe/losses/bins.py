@@ -167,13 +167,14 @@ class _Placed:
         self.share = share
         self.teacher = teacher
         self.rows, self.columns = teacher.places(size)
-        # Where each line of pixels begins and ends, told by the device in one go.
-        ends = [end for place in (self.rows, self.columns) for end in place.aminmax(dim=-1)]
-        self.bounds: list[list[list[float]]] = torch.stack(ends, dim=-1).tolist()
+        self.ends = [end for place in (self.rows, self.columns) for end in place.aminmax(dim=-1)]
+        """Where each line of pixels begins and ends among the cells."""
 
-    def moved(self, image: int, lines: slice, centers: Tensor) -> Tensor:
+    def moved(
+        self, image: int, lines: slice, ends: Sequence[Sequence[float]], centers: Tensor
+    ) -> Tensor:
         """q (N, lines, w) of some lines of an image, times the share."""
-        tops, bottoms, lefts, rights = zip(*self.bounds[image][lines], strict=True)
+        tops, bottoms, lefts, rights = ends
         top, left = math.floor(min(tops)), math.floor(min(lefts))
         box = (top, math.ceil(max(bottoms)), left, math.ceil(max(rights)))
         places = self.rows[image, lines], self.columns[image, lines]
@@ -194,19 +195,22 @@ class _BinsLoss(torch.autograd.Function):
         lines = max(1, chunk // (most * w))
         scale = weight / weight.sum().clamp(min=1)
         placed = [_Placed(share, teacher, (h, w)) for share, teacher in mixture]
-        counts: list[list[float]] = weight.amax(dim=-1).tolist()
+        # Of each line, told by the device in one go.
+        ends = [end for one in placed for end in one.ends]
+        told = torch.stack([weight.amax(dim=-1), *ends], dim=-1).tolist()
         gradient = torch.empty_like(probabilities) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
         for image in range(b):
             for first in range(0, h, lines):
                 part = (image, slice(first, first + lines))
-                if not any(counts[image][part[1]]):
+                counts, *ends_here = zip(*told[image][part[1]], strict=True)
+                if not any(counts):
                     if gradient is not None:
                         gradient[image, :, part[1]] = 0
                     continue
-                q = placed[0].moved(*part, centers)
-                for one in placed[1:]:
-                    q.add_(one.moved(*part, centers))
+                q = placed[0].moved(*part, ends_here[:4], centers)
+                for place, one in enumerate(placed[1:], start=1):
+                    q.add_(one.moved(*part, ends_here[4 * place : 4 * place + 4], centers))
                 ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
                 if gradient is not None:
                     torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
