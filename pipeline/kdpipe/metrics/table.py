@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +63,8 @@ def write_table(path: Path, images: Sequence[ImageErrors]) -> None:
     for name in names:
         values = [None if one.errors is None else one.errors[name] for one in images]
         columns[name] = pa.array(values, pa.float64())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.table(columns), half)
-    half.replace(path)
+    with _whole(path) as half:
+        pq.write_table(pa.table(columns), half)
 
 
 def read_table(path: Path) -> list[ImageErrors]:
@@ -85,11 +85,9 @@ def read_table(path: Path) -> list[ImageErrors]:
 
 def write_summary(path: Path, summary: Mapping[str, object]) -> None:
     """Writes JSON with sorted keys, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".tmp")
     text = json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    half.write_text(text + "\n", encoding="utf-8")
-    half.replace(path)
+    with _whole(path) as half:
+        half.write_text(text + "\n", encoding="utf-8")
 
 
 def read_summary(path: Path) -> dict[str, object]:
@@ -105,6 +103,18 @@ def read_summary(path: Path) -> dict[str, object]:
     if not isinstance(summary, dict):
         raise DataError(f"{path} holds {type(summary).__name__}, expected keys and values")
     return summary
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """What is to be written first; it takes the file's place, or is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield half
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def _line(values: dict[str, object]) -> ImageErrors:

@@ -61,6 +61,18 @@ def run(*, manifests: Path | None = None) -> Report:
     half = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
+    try:
+        _write(half, boards, manifests)
+        shutil.rmtree(folder, ignore_errors=True)
+        half.rename(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    runs = sum(len(board.everyone) for board in boards)
+    return Report(path=folder / "index.md", boards=len(boards), runs=runs)
+
+
+def _write(folder: Path, boards: Sequence[Board], manifests: Path | None) -> None:
+    """Writes the page, the tables and the pictures."""
     stores = [read_store_cost(path) for path in all_stores()]
     notes = {
         name: _note(name, stores, manifests)
@@ -71,17 +83,13 @@ def run(*, manifests: Path | None = None) -> Report:
         sections = [
             Section(board=board, lines=lines_of(board, parameters), figures=figures, remarks=said)
             for board in boards
-            for figures, said in [_figures(half, board)]
+            for figures, said in [_figures(folder, board)]
         ]
     lines = [line for section in sections for line in section.lines]
     audits = [read_summary(path) for path in _all(audit_path("*", "*"))]
-    (half / "index.md").write_text(page(sections, notes, stores, audits), encoding="utf-8")
-    (half / "table.csv").write_text(csv_text(lines), encoding="utf-8")
-    write_summary(half / "metrics.json", metrics_tree(lines))
-    shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
-    runs = sum(len(board.everyone) for board in boards)
-    return Report(path=folder / "index.md", boards=len(boards), runs=runs)
+    (folder / "index.md").write_text(page(sections, notes, stores, audits), encoding="utf-8")
+    (folder / "table.csv").write_text(csv_text(lines), encoding="utf-8")
+    write_summary(folder / "metrics.json", metrics_tree(lines))
 
 
 def _figures(folder: Path, board: Board) -> tuple[list[tuple[str, str]], list[str]]:

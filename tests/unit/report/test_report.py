@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -302,3 +303,21 @@ def test_a_sheet_can_be_drawn_with_sparse_truth_and_a_missing_column(
 
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert drawn.size[0] > 300
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_and_no_half(
+    toy: ToyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add_teacher()
+    before = report.run().path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, "write_summary", full)  # the last of its files
+
+    with pytest.raises(OSError, match="No space left"):
+        report.run()
+
+    assert (toy.folder / "artifacts/report/index.md").read_bytes() == before
+    assert not list((toy.folder / "artifacts").glob(".report*"))
