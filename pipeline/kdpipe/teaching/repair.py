@@ -70,6 +70,8 @@ class _Before:
     stop: int | None = None
     row_digest: str | None = None
     digest: str | None = None
+    bad: frozenset[str] | None = None
+    """Numbers of its rows without depth."""
 
 
 def repair(
@@ -91,8 +93,9 @@ def repair(
     Raises:
         ClaimError: another process is teaching a broken shard.
         StaleStoreError: card, weights or rows are not those that the store is of.
-        StoreError: the root is lost and nothing says what it was, the store was imported, the disk
-            is full, or a shard failed again and again.
+        StoreError: the root is lost and nothing says what it was, the store was imported, an image
+            is gone that a broken shard has depth of, the disk is full, or a shard failed again and
+            again.
     """
     began, source = time.perf_counter(), source or Source()
     log.info("%s: looking for what is broken", path)
@@ -224,7 +227,7 @@ def _before(path: Path, info: StoreInfo, shard: int) -> _Before:
     """By its record, else by the manifest."""
     record = _readable(path, shard)
     if record is not None and record.store == info.digest:
-        return _Before(record.stop, record.row_digest, record.digest)
+        return _Before(record.stop, record.row_digest, record.digest, frozenset(record.bad))
     try:
         manifest = cast("dict[str, Any]", read_manifest(path) or {})
         entry = manifest["shards"][shard] if manifest["identity"] == info.digest else {}
@@ -242,6 +245,15 @@ def _check_rows(path: Path, info: StoreInfo, shard: int, before: _Before, rows: 
             f"removed: restore {layout.rows_path(info.data)} and its images, or remove the store "
             "and its manifest and teach again"
         )
+    if before.bad is None:
+        return
+    for number in range(start, stop):
+        image = rows.root / rows[number].image.partition("#")[0]
+        if str(number) not in before.bad and not image.is_file():
+            raise StoreError(
+                f"{path}: {image} is not there now, shard {shard} had depth of it and nothing of "
+                "it was removed: bring the images back, then repair again"
+            )
 
 
 def _renew_manifest(path: Path, info: StoreInfo) -> None:

@@ -350,10 +350,13 @@ def test_a_store_is_removed_unless_somebody_writes_it_or_it_holds_a_strangers_fi
     with pytest.raises(ClaimError, match="run busy"):
         find_removable(STORE)
     claim.release()
-    s3.replace(S3Path(STORE / "notes.txt"), b"x")
-    with pytest.raises(StoreError, match=r"notes\.txt, which kdpipe did not write"):
-        find_removable(STORE)
-    S3Path(STORE / "notes.txt").unlink()
+    for name in ("notes.txt", "ledger/notes.json", "ledger/0000000.json/a", "claims/a.json"):
+        s3.replace(S3Path(STORE / name), b"x")
+        tidy(STORE, "busy")
+        assert [one.file for one in verify(STORE).problems] == [STORE / name]
+        with pytest.raises(StoreError, match=f"{name}, which kdpipe did not write"):
+            find_removable(STORE)
+        S3Path(STORE / name).unlink()
 
     remove(find_removable(STORE))
 

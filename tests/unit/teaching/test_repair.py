@@ -232,6 +232,10 @@ def test_what_is_not_the_same_teacher_or_rows_removes_nothing() -> None:
     with pytest.raises(StaleStoreError, match=r"rows 8\.\.15 are not those that were taught"):
         repair(STORE)
     write_rows(layout.rows_path("photos"), rows)
+    image = Path("photos/0009.png").rename("elsewhere.png")
+    with pytest.raises(StoreError, match=r"0009\.png is not there now, shard 1 had depth of it"):
+        repair(STORE)
+    image.rename("photos/0009.png")
     model.with_name("other.pt").write_bytes(b"other")
     with pytest.raises(StaleStoreError, match=r"weights\.sha256"):
         repair(STORE, source=Source(checkpoint=model.with_name("other.pt")))
