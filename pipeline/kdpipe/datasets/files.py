@@ -29,6 +29,7 @@ IMAGE_SUFFIXES = frozenset(
 
 TRUTH_SUFFIXES = frozenset((".npy", ".png"))
 CLASSES = 13
+_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
@@ -194,6 +195,8 @@ def _decode_depth_png(data: bytes, path: str) -> NDArray[np.float64]:
 
 
 def _decode_npy(data: bytes, path: str) -> NDArray[np.float64]:
+    if data.startswith(b"PK"):
+        raise DataError(f"{path} is an archive of arrays, expected one: save it with numpy.save")
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
@@ -207,7 +210,7 @@ def _decode_npy(data: bytes, path: str) -> NDArray[np.float64]:
             f"{path}: found shape {values.shape} of {values.dtype}, expected (H, W) numbers [m]"
         )
     depth: NDArray[np.float64] = values.astype(np.float64)
-    wrong = int((~np.isfinite(depth) | (depth < 0)).sum())
+    wrong = int((~(depth <= _FLOAT32) | (depth < 0)).sum())
     if wrong:
         raise DataError(
             f"{path} holds {wrong} negative or not finite values: unknown depth is 0; write 0 there"

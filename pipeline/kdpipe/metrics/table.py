@@ -84,8 +84,18 @@ def read_table(path: Path) -> list[ImageErrors]:
 
 
 def write_summary(path: Path, summary: Mapping[str, object]) -> None:
-    """Writes JSON with sorted keys, whole or not at all."""
-    text = json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Writes JSON with sorted keys, whole or not at all.
+
+    Raises:
+        DataError: a figure is not finite.
+    """
+    try:
+        text = json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(
+            f"{path} would hold a figure that is no number: see whether the depth that was judged "
+            "is finite, then run `kdpipe evaluate` again"
+        ) from error
     with _whole(path) as half:
         half.write_text(text + "\n", encoding="utf-8")
 

@@ -153,9 +153,17 @@ def test_an_npy_is_metres(tmp_path: Path, shape: tuple[int, ...], kind: str) -> 
     np.testing.assert_array_equal(depth, np.arange(6, dtype=np.float32).reshape(2, 3))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_an_archive_of_arrays_is_no_npy(tmp_path: Path) -> None:
+    with (tmp_path / "d.npy").open("wb") as file:
+        np.savez(file, depth=np.ones((2, 3)))
+
+    with pytest.raises(DataError, match=r"d\.npy is an archive of arrays, expected one"):
+        files.read_truth(*rows_of(tmp_path, "d.npy"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e300])
 def test_an_npy_with_what_is_no_depth_is_refused(tmp_path: Path, value: float) -> None:
-    np.save(tmp_path / "d.npy", np.array([[1, value, 1]], np.float32))
+    np.save(tmp_path / "d.npy", np.array([[1, value, 1]], np.float64))
 
     with pytest.raises(DataError, match=r"d\.npy holds 1 negative or not finite values"):
         files.read_truth(*rows_of(tmp_path, "d.npy"))
