@@ -192,9 +192,9 @@ def _check_batch(settings: TrainParams, trainers: int) -> None:
         )
 
 
-def _as_one(wish: Mapping[str, Any]) -> None:
+def _as_one(wish: Mapping[str, Any], team: Team) -> None:
     """What each of several trainers does."""
-    run(**wish, team=Team.here())
+    run(**wish, team=team)
 
 
 def _ended(name: str, plan: Plan) -> Distilled:

@@ -207,6 +207,15 @@ def test_a_finished_run_does_nothing_and_a_lost_model_is_trained_again(
     assert all(torch.equal(before[name], value) for name, value in weights(first.path).items())
 
 
+def test_more_trainers_than_a_batch_has_images_are_refused_before_any_starts(
+    make_tiny: MakeRows,
+) -> None:
+    make_tiny()
+
+    with pytest.raises(TrainingError, match="batches of 2 images, expected at least one image"):
+        distill.run(STUDENT, "tiny", params=PARAMS, device="cpu", trainers=3)
+
+
 def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(make_tiny: MakeRows) -> None:
     make_tiny()
     one = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")

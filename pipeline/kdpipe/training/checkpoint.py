@@ -99,18 +99,20 @@ def write_whole(path: Path, write: Callable[[Sink], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
-    with half.open("wb") as file:
-        sink = Sink(file)
-        try:
+    sink: Sink | None = None
+    try:
+        with half.open("wb") as file:  # closing writes too: a full disk may show only then
+            sink = Sink(file)
             write(sink)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException as error:
-            half.unlink(missing_ok=True)
-            refused = error if isinstance(error, OSError) else sink.error
-            if refused is None:
-                raise
-            raise OSError(refused.errno, refused.strerror, str(path)) from error
+    except BaseException as error:
+        half.unlink(missing_ok=True)
+        hidden = None if sink is None else sink.error
+        refused = error if isinstance(error, OSError) else hidden
+        if refused is None:
+            raise
+        raise OSError(refused.errno, refused.strerror, str(path)) from error
     half.replace(path)
 
 

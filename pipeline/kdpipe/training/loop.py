@@ -250,7 +250,7 @@ class _Run:
             if progress.step % plan.params.validate_every == 0 or progress.step == last:
                 self._validate(validate)
                 self._save()
-            if plan.team.sum(interrupt.is_set(), plan.device):
+            if plan.team.sum(interrupt.is_set() or plan.team.is_stopped, plan.device):
                 self._save()
                 raise KeyboardInterrupt
             if plan.team.sum(self._time_is_up(), plan.device) and progress.step < last:

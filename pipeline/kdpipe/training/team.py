@@ -7,6 +7,7 @@ weighted by its share of the batch, so parts may differ in size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,11 +21,19 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    stop: Path | None = None
+    """A file that ends the training between two steps once it is there: Ctrl-C reaches only the
+    command, not its trainers."""
 
     @classmethod
-    def here(cls) -> Team:
+    def here(cls, stop: Path) -> Team:
         """This process's place in torch's process group."""
-        return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls(distributed.get_rank(), distributed.get_world_size(), stop)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether that file is there."""
+        return self.stop is not None and self.stop.exists()
 
     @property
     def leads(self) -> bool:

@@ -7,20 +7,26 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdpipe.errors import KdpipeError, TrainingError
+from kdpipe.training.interrupt import interruptible
+from kdpipe.training.team import Team
 
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 80 << 20
 """Ray's least: only settings and results go through it."""
 
+_SECONDS = 0.2
+"""Between two looks whether Ctrl-C was pressed."""
+
 
 def train_together(
-    work: Callable[[Mapping[str, object]], object],
+    work: Callable[[Mapping[str, Any], Team], object],
     wish: Mapping[str, object],
     *,
     trainers: int,
@@ -32,7 +38,7 @@ def train_together(
     A cluster that `RAY_ADDRESS` names is joined; else one is started here and ended again.
 
     Args:
-        work: a function of a module, called with `wish`.
+        work: a function of a module, called with `wish` and the process's place.
         wish: can be pickled.
         trainers: how many processes.
         on_gpu: whether each needs a GPU.
@@ -40,7 +46,7 @@ def train_together(
     Raises:
         KdpipeError: what stopped the work.
         TrainingError: Ray does not start, or a process died.
-        KeyboardInterrupt: the checkpoint of the last validation is what stays.
+        KeyboardInterrupt: after the state is saved; asked for twice, it is that of before.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -54,9 +60,11 @@ def train_together(
         )
         stack.callback(_stop)
         _start(trainers, Path(folder) / "ray")
+        stop = Path.cwd() / f".kdpipe-stop-{os.getpid()}"
+        stack.callback(stop.unlink, missing_ok=True)
         trainer = TorchTrainer(
             _one,
-            train_loop_config={"work": work, "wish": dict(wish), "folder": str(Path.cwd())},
+            train_loop_config={"work": work, "wish": dict(wish), "stop": str(stop)},
             scaling_config=ScalingConfig(num_workers=trainers, use_gpu=on_gpu),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             run_config=RunConfig(
@@ -64,7 +72,7 @@ def train_together(
             ),
         )
         try:
-            trainer.fit()
+            _wait(trainer.fit, stop)
         except ray.train.WorkerGroupError as error:
             raise _known(list(error.worker_failures.values()), error) from error
         except ray.train.ControllerError as error:
@@ -104,8 +112,33 @@ def _stop() -> None:
 
 def _one(config: dict[str, Any]) -> None:
     """What each process does."""
-    os.chdir(config["folder"])
-    config["work"](config["wish"])
+    stop = Path(config["stop"])
+    os.chdir(stop.parent)
+    with contextlib.suppress(KeyboardInterrupt):  # the command itself says so
+        config["work"](config["wish"], Team.here(stop))
+
+
+def _wait(fit: Callable[[], object], stop: Path) -> None:
+    """Runs Ray's loop beside this thread, whose Ctrl-C it would take for its own."""
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            fit()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    with interruptible() as interrupt:
+        thread.start()
+        while thread.is_alive():
+            thread.join(_SECONDS)
+            if interrupt.is_set() and not stop.exists():
+                stop.touch()
+    if failed:
+        raise failed[0]
+    if interrupt.is_set():
+        raise KeyboardInterrupt
 
 
 def _known(failures: list[Exception], error: Exception) -> KdpipeError:
