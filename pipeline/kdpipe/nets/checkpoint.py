@@ -63,17 +63,18 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+def read_state(path: Path, *, sha256: str | None = None, mapped: bool = True) -> dict[str, Tensor]:
     """Reads the state dict in a checkpoint, on the CPU.
 
     A wrapper {"state_dict": …} or {"model": …} is opened, averaged weights (EMA) before others, and
     prefixes like `module.` of data-parallel training are taken off. Nothing in the file is run:
-    `weights_only=True`. Where its format allows, the file is mapped, not read: filling a network
-    then needs little more memory than the network.
+    `weights_only=True`. Where its format allows, the file is mapped, not read: what nobody looks
+    at costs no memory.
 
     Args:
         path: what `torch.save` wrote, zip or the older format; or *.safetensors.
         sha256: the file's expected digest; None: not checked.
+        mapped: False reads it all, so that its tensors may outlive the file.
 
     Raises:
         CheckpointError: the file is missing, has another digest, is cut short, a web page, no
@@ -83,7 +84,7 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         what = "is a folder" if path.is_dir() else "is missing"
         raise CheckpointError(f"{path} {what}, expected a checkpoint file: check the path")
     try:
-        mapped = path.suffix != SAFETENSORS and _is_zip(path)
+        can_be_mapped = path.suffix != SAFETENSORS and _is_zip(path)
         if sha256 is not None and (found := sha256_of_file(path)) != sha256.lower():
             raise CheckpointError(
                 f"{path} has SHA-256 {found[:16]}…, its card says {sha256[:16].lower()}…: download "
@@ -95,7 +96,8 @@ def read_state(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
             warnings.catch_warnings(action="ignore"),  # what it warns of, it then refuses
             torch.serialization.safe_globals(_NUMPY),
         ):
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            mmap = mapped and can_be_mapped
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_why_refused(path, error)}") from error
     except OSError as error:
@@ -132,6 +134,7 @@ def load_state(
     *,
     unused: Callable[[str], bool] = lambda key: False,
     names: Iterable[str] = (),
+    take: bool = False,
 ) -> None:
     """Puts a state dict into a network, strictly; half precision is cast.
 
@@ -142,6 +145,8 @@ def load_state(
         unused: names which the forward pass never reads: they may be absent, left over or of
             another shape, and are then ignored.
         names: of the entries in the file, where `state` was given others.
+        take: the network's own tensors, which may be unfilled, give way to those of `state`
+            instead of being filled from them; parameters that are unused and absent become 0.
 
     Raises:
         CheckpointError: another network's: counts, and names the first five missing, left over or
@@ -181,7 +186,14 @@ def load_state(
                 f"{where} holds values that are no numbers (NaN or infinite) in {key}, expected "
                 "finite weights: the training that wrote it diverged; take another file"
             )
-    network.load_state_dict(taken, strict=False)
+    if take:
+        unfilled = {one.data_ptr() for one in network.parameters()}  # and no computed buffer
+        for key in own.keys() - taken.keys():
+            if own[key].data_ptr() in unfilled:
+                own[key].zero_()
+        taken = {key: value.to(own[key].dtype) for key, value in taken.items() if key in own}
+    del own  # some of it may be copies
+    network.load_state_dict(taken, strict=False, assign=take)
 
 
 _TORN = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import UnknownNameError
+from kdpipe.nets.unfilled import Unfilled
 from kdpipe.teachers.base import PRECISIONS, Bins, Teacher, TeacherOutput
 from kdpipe.teachers.weights import find_published, load_state, missing_weights, unpacked
 
@@ -131,8 +132,10 @@ def load_teacher(
     if load is not None:
         network = load(card, path)
     else:
-        network = family.build(card)
-        load_state(network, path, renames=family.RENAMES, sha256=card.weights_sha256)
+        with Unfilled():
+            network = family.build(card)
+        digest = card.weights_sha256
+        load_state(network, path, renames=family.RENAMES, sha256=digest, take=True)
     return make_teacher(card, network, device=device, mirror=mirror, precision=precision)
 
 

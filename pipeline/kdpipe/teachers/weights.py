@@ -171,6 +171,7 @@ def load_state(
     *,
     renames: Sequence[tuple[str, str]] = (),
     sha256: str | None = None,
+    take: bool = False,
 ) -> None:
     """Fills a network from a checkpoint; every entry must be there, and no other.
 
@@ -183,6 +184,8 @@ def load_state(
             network has `read_folder(path)`.
         renames: start of an entry's name in older files -> its start in `network`.
         sha256: the file's expected digest; None: not checked.
+        take: the file's tensors become the network's, which may be unfilled: its memory is then
+            needed once.
 
     Raises:
         CheckpointError: missing, another digest, torn, no checkpoint, unsafe, or of another
@@ -190,7 +193,7 @@ def load_state(
     """
     read = getattr(network, "read_folder", None) if path.is_dir() else None
     if read is None:
-        state = checkpoint.read_state(path, sha256=sha256)
+        state = checkpoint.read_state(path, sha256=sha256, mapped=not take)
     else:
         if sha256 is not None and (found := digest_of(path)) != sha256.lower():
             raise CheckpointError(
@@ -200,7 +203,7 @@ def load_state(
         state = read(path)
     renamed = {_rename(key, renames): value for key, value in state.items()}
     unused = getattr(network, "is_unused", lambda _key: False)
-    checkpoint.load_state(network, renamed, str(path), unused=unused, names=state)
+    checkpoint.load_state(network, renamed, str(path), unused=unused, names=state, take=take)
 
 
 def missing_weights(card: TeacherCard, looked: Sequence[Path] = ()) -> CheckpointError:

@@ -10,7 +10,9 @@ import torch
 
 from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import CheckpointError, DeviceError, UnknownNameError
+from kdpipe.nets.checkpoint import load_state as load_into
 from kdpipe.nets.checkpoint import sha256_of_file
+from kdpipe.nets.unfilled import Unfilled
 from kdpipe.teachers import adabins, build_network, load_teacher
 from kdpipe.teachers.weights import load_state, missing_weights
 
@@ -48,6 +50,37 @@ def test_the_cards_digest_is_checked(checkpoint: Path) -> None:
 
     with pytest.raises(CheckpointError, match="its card says abababab"):
         load_teacher(wrong, checkpoint=checkpoint)
+
+
+def test_a_teacher_keeps_its_weights_whatever_becomes_of_the_file(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    path = tmp_path / "half.pt"
+    torch.save({key: value.half() for key, value in state.items()}, path)
+
+    network = load_teacher(CARD, checkpoint=path).network
+    path.write_bytes(bytes(path.stat().st_size))  # in place, as `cp` does
+
+    found = network.state_dict().values()
+    assert all(value.dtype in (torch.float32, torch.int64) for value in found)
+    for own, value in zip(found, state.values(), strict=True):
+        torch.testing.assert_close(own, value.half().to(own.dtype), rtol=0, atol=0)
+    assert all(one.requires_grad for one in network.parameters())
+
+
+def test_what_is_never_read_and_absent_is_zero_and_no_stray_memory() -> None:
+    before = torch.get_rng_state()
+    with Unfilled():
+        network = torch.nn.Linear(3, 2)
+    assert torch.equal(torch.get_rng_state(), before), "nothing was drawn"
+    with torch.no_grad():
+        network.bias.copy_(torch.tensor([torch.nan, 7.0]))
+
+    load_into(network, {"weight": torch.ones(2, 3)}, "x", unused="bias".__eq__, take=True)
+
+    assert network.bias.tolist() == [0, 0]
+    assert network.weight.tolist() == [[1, 1, 1]] * 2
 
 
 def test_another_cards_checkpoint_is_refused(checkpoint: Path) -> None:
