@@ -1,4 +1,4 @@
-"""Claim: a random training crop costs a seventh of TIE-KD's PNG, at an eighth of its bytes.
+"""Claim: a random training crop costs a sixth of TIE-KD's PNG, at an eleventh of its bytes.
 
 A fitted BTS looks at rendered rooms; its depth becomes a store, PNG files as TIE-KD keeps them, and
 a raw uint16 memmap, for frames of 480x640. Each reader gives the same random crops as metres, round
