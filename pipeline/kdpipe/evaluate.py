@@ -159,11 +159,23 @@ def run(
     rows, card = subject.rows, subject.rows.card
     rules = find_protocol(protocol or card.protocol).within(card.min_depth, card.max_depth)
     images = list(_judge(rows, subject.predicted, rules))
+    summary = build(Summary, _values(subject, split, rules, images), "evaluation")
+    mirrored = bool(summary.mirror)
+    path = evaluation_path(summary.run, rows.name, split, rules.name, mirror=mirrored)
+    write_table(path.with_suffix(".parquet"), images)
+    write_summary(path, asdict(summary))
+    return Evaluation(path=path, summary=summary)
+
+
+def _values(
+    subject: _Subject, split: str, rules: Protocol, images: Sequence[ImageErrors]
+) -> Mapping[str, object]:
+    """What the summary says."""
     metrics = mean_errors(images)
-    skipped = _say_skipped(images, rows.name)
-    values = {
+    skipped = _say_skipped(images, subject.rows.name)
+    return {
         **subject.about,
-        "data": rows.name,
+        "data": subject.rows.name,
         "split": split,
         "protocol": rules.name,
         "protocol_says": rules.says,
@@ -172,14 +184,8 @@ def run(
         "images": len(images) - skipped,
         "skipped": skipped,
         "metrics": metrics,
-        "median": _median_errors(rows, images, rules),
+        "median": _median_errors(subject.rows, images, rules),
     }
-    summary = build(Summary, values, "evaluation")
-    mirrored = bool(summary.mirror)
-    path = evaluation_path(summary.run, rows.name, split, rules.name, mirror=mirrored)
-    write_table(path.with_suffix(".parquet"), images)
-    write_summary(path, asdict(summary))
-    return Evaluation(path=path, summary=summary)
 
 
 def _student(
