@@ -99,7 +99,8 @@ class ArrayFormat:
 
         The map is a shard of one chunk in itself, which costs an index of 16 bytes: zarr unpacks
         that chunk into an array of its own. Without it delta is given a transposed view, adds up
-        in the order of memory, which is along the rows, and the codes come out wrong.
+        in the order of memory, which is along the rows, and the codes come out wrong; as they do
+        where somebody set zarr's `array.order` to F. Zarr cannot write such a chunk, and says so.
         """
         transpose = _transpose(0, *range(len(self.shape), 0, -1))
         delta = {"dtype": np.dtype(self.dtype).newbyteorder("<").str}
