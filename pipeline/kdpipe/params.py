@@ -99,7 +99,7 @@ class TrainParams:
         _check("flip", self.flip, 0, 1)
         _check("colour", self.colour, 0, 0.9)
         if self.learning_rate is not None:
-            _check("learning_rate", self.learning_rate, 1e-12, 1e3)
+            _check("learning_rate", self.learning_rate, 1e-12, 1e30)
         if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise CardError(
                 f"params.yaml: scale must be two rising zooms in [0.1, 10], got {list(self.scale)}"
