@@ -62,7 +62,7 @@ def train_plain(wish: Mapping[str, Any], team: Team) -> nn.Module:
     plan = Plan(
         title="plain",
         folder=Path(wish["folder"]),
-        recipe=FitRecipe(learning_rate=0.01, warm_up=0.5),
+        recipe=FitRecipe(learning_rate=0.01, warm_up=0.5, epsilon=0.1),
         params=PARAMS,
         identity={"a": 1},
         team=team,
