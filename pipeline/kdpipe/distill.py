@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import StoreError, TrainingError
+from kdpipe.nets.imagenet import encoder_identity
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
-from kdpipe.students import CARD_FILE, MODEL_FILE, build_network, save_student
+from kdpipe.students import CARD_FILE, build_network, model_path, save_student
 from kdpipe.training.augment import Augment, augment_of
 from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.loop import (
@@ -138,7 +139,7 @@ def run(
         folder=layout.student_dir(name),
         recipe=card.fit,
         params=settings,
-        outputs=(MODEL_FILE, CARD_FILE, METRICS),
+        outputs=(model_path(layout.student_dir(name)).name, CARD_FILE, METRICS),
         identity={**_identity(card, how, settings, rows, stores, seed), **mixed.identity},
         seed=seed,
         device=pick_device(device),
@@ -357,6 +358,7 @@ def _identity(
             line.digest for each in stores for store in each for line in read_lines(store.path)
         ],
         "seed": seed,
+        **encoder_identity(card.encoder_weights or settings.encoder_weights),
     }
 
 

@@ -17,7 +17,7 @@ from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.datasets.indexed import check_known, rows_of
 from kdpipe.errors import CheckpointError, DataError, TrainingError
 from kdpipe.nets.encoders import load_encoder_weights
-from kdpipe.nets.imagenet import IMAGENET, weights_file
+from kdpipe.nets.imagenet import IMAGENET, encoder_identity, weights_file
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import layout
 from kdpipe.teachers import build_network, load_teacher, make_teacher
@@ -152,6 +152,7 @@ def _train(
             "recipe": asdict(recipe),
             "params": settings.identity,
             "rows": rows_digest(rows),
+            **encoder_identity(settings.encoder_weights),
         },
         device=pick_device(device),
         workers=workers,

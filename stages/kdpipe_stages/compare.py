@@ -36,7 +36,8 @@ class Wish:
 def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mapping[str, object]]:
     """Trains and judges each method with seeds 0 to K - 1; what is trained already stays.
 
-    Methods that learn from labels only leave teacher and unlabelled images out.
+    Methods that learn from labels only leave teacher and further images out. A relative teacher is
+    not judged itself.
 
     Returns:
         A table for people, and its lines as values.
@@ -45,13 +46,18 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
         TrainingError: the minutes are over before all are trained.
     """
     from kdpipe import distill, evaluate
-    from kdpipe.cards import load_method
+    from kdpipe.cards import load_method, load_teacher_card
     from kdpipe.errors import TrainingError
     from kdpipe.report.board import place_of, read_boards
     from kdpipe.report.tables import costs_table, lines_of, results_table
 
     began, runs = time.monotonic(), list[str]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
+    judged = []
+    for teacher in wish.teachers if any(reads.values()) else ():
+        if load_teacher_card(teacher, wish.manifests).is_metric:  # before hours of training
+            found = evaluate.run(teacher=teacher, data=wish.data, manifests=wish.manifests)
+            judged.append(found.summary.run)
     for seed in range(seeds):  # by seed: cut short, each method has as many
         for name in methods:
             spent = (time.monotonic() - began) / 60
@@ -79,9 +85,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
                 )
             found = evaluate.run(run=done.run, device=wish.device, manifests=wish.manifests)
             runs.append(done.run)
-    for teacher in wish.teachers if any(reads.values()) else ():
-        judged = evaluate.run(teacher=teacher, data=wish.data, manifests=wish.manifests)
-        runs.append(judged.summary.run)
+    runs += judged
     last = found.summary
     where = place_of(last.data, last.split, last.protocol, mirror=bool(last.mirror))
     board = next(one for one in read_boards(runs) if one.place == where)

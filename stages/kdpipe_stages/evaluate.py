@@ -22,6 +22,8 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set; default: the run's own.")] = None,
     aux: Annotated[str | None, typer.Option(help="With --student: unlabelled data sets.")] = None,
+    mix: Annotated[str | None, typer.Option(help="With --aux: as `distill` was told.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="With --aux: as `distill` was told.")] = None,
     method: Annotated[
         str | None, typer.Option(help="With --student; default: params.yaml's, or none.")
     ] = None,
@@ -43,12 +45,13 @@ def evaluate(
     from dataclasses import asdict
 
     from kdpipe import evaluate as library
-    from kdpipe.cards import load_student_card
+    from kdpipe.cards import load_method, load_student_card
     from kdpipe.params import load_params
     from kdpipe.store.layout import Run
+    from kdpipe.training.mixes import mix_of
     from kdpipe_stages.names import teachers_for
 
-    parts = {"--aux": aux, "--method": method, "--seed": seed}
+    parts = {"--aux": aux, "--mix": mix, "--ratio": ratio, "--method": method, "--seed": seed}
     _refuse_unused(run, student, {"--teacher": teacher, **parts})
     if run is None and student is None and mirror is not None:
         raise typer.BadParameter("a store is judged as it is", param_hint="--mirror")
@@ -61,12 +64,16 @@ def evaluate(
         raise typer.BadParameter("one store is judged at a time: name one", param_hint="--teacher")
     if run is None and student is not None:
         load_student_card(student, manifests)
+        further = tuple(aux.split(",")) if aux and aux != "none" else ()
+        method = method or (params.methods[0] if teacher else "none")
         run = Run(
             data=str(data),
-            aux=tuple(aux.split(",")) if aux and aux != "none" else (),
+            aux=further,
+            mix=mix_of(mix, ratio, further, load_method(method, manifests)).tag,
+            ratio=ratio,
             teacher=teacher or "none",
             student=student,
-            method=method or (params.methods[0] if teacher else "none"),
+            method=method,
             seed=seed or 0,
         ).name
     done = library.run(
@@ -90,7 +97,7 @@ def evaluate(
 
 
 def _refuse_unused(
-    run: str | None, student: str | None, parts: Mapping[str, str | int | None]
+    run: str | None, student: str | None, parts: Mapping[str, str | float | None]
 ) -> None:
     """What is given beside a run that says it all, or without the student that it is of.
 

@@ -19,6 +19,7 @@ RUN = ["evaluate", "--run", "rooms_none_s_none_s0"]
         ([*RUN, "--student", "mobilenetv2"], "--student: --run says it already"),
         ([*RUN, "--seed", "0"], "--seed: --run says it already"),
         (["evaluate", "--method", "tie-kd"], "--method: it goes with --student"),
+        (["evaluate", "--ratio", "0.5"], "--ratio: it goes with --student"),
         (["evaluate", "--teacher", "adabins-small", "--mirror"], "--mirror: a store is judged as"),
         (["fit", "--checkpoint", "w.pt", "--train"], "--checkpoint: these weights are taken as"),
     ],

@@ -200,7 +200,11 @@ def test_a_finished_run_does_nothing_and_a_lost_model_is_trained_again(
     assert (again.steps, again.metrics) == (first.steps, first.metrics)
     assert (first.path / "model.safetensors").stat().st_mtime_ns == stamp
     before = weights(first.path)
+    torch.save(before, first.path / "model.pt")  # as older versions left it
     (first.path / "model.safetensors").unlink()
+    assert distill.run(STUDENT, "tiny", params=PARAMS, device="cpu").steps == first.steps
+    assert not (first.path / "model.safetensors").exists()
+    (first.path / "model.pt").unlink()
     with caplog.at_level(logging.WARNING):
         distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
     assert "outputs are missing: starting anew" in caplog.text

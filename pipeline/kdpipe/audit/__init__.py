@@ -87,6 +87,7 @@ def run(
 
     Raises:
         UnknownNameError: no such teacher or data set.
+        CardError: the teacher has no metres.
         DataError: the data set was not indexed, or a truth file or an image is torn.
         CheckpointError: the teacher is to be asked, and its weights are not there any more.
         StoreError: there is no store, none of its rows is finished, its bytes changed, or fewer
@@ -95,6 +96,8 @@ def run(
             asked, and its weights are others now.
     """
     card, again = load_teacher_card(teacher, manifests), again or Again()
+    if not card.is_metric:
+        raise CardError(f"{teacher}: affine-invariant, metres are audited: name a metric teacher")
     rows = rows_of(data, manifests)
     store = open_store(store_path(data, teacher), card=card)
     records = records_of(store, rows)

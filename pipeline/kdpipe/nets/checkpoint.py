@@ -91,7 +91,9 @@ def read_state(path: Path, *, sha256: str | None = None, mapped: bool = True) ->
                 "it again, or take the card of this file"
             )
         if path.suffix == SAFETENSORS:
-            return _tensors(path, load_file(path))
+            content = load_file(path)  # mapped
+            kept = content if mapped else {name: value.clone() for name, value in content.items()}
+            return _tensors(path, kept)
         with (
             warnings.catch_warnings(action="ignore"),  # what it warns of, it then refuses
             torch.serialization.safe_globals(_NUMPY),

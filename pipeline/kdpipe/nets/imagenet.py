@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kdpipe.errors import CheckpointError
+from kdpipe.nets.checkpoint import sha256_of_file
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ def weights_file(weights: str | Path, encoder: str) -> Path:
         ) from error
     logger.info("%s starts from ImageNet weights, %s", encoder, repository)
     return path
+
+
+def encoder_identity(weights: str | None) -> dict[str, str]:
+    """What `encoder_weights` adds to a training's identity beside its text: a file's digest."""
+    if weights is None or not Path(weights).is_file():
+        return {}
+    return {"encoder_sha256": sha256_of_file(Path(weights))}
 
 
 def entries_of(encoder: str) -> list[str]:

@@ -9,7 +9,7 @@ page shows it as n/a.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -306,7 +306,9 @@ def _boards(place: tuple[str, str, str], summaries: Sequence[Summary]) -> list[B
 def _board(place: tuple[str, str, str], summaries: Sequence[Summary], mirror: bool) -> Board:
     data, split, protocol = place
     keys = {_key(one): None for one in summaries if one.kind == "student"}
-    same = Counter(_but_teacher(key) for key in keys)
+    teachers = defaultdict[tuple[str, ...], set[str]](set)
+    for key in keys:
+        teachers[key[1:3]].add(key[3])
     return Board(
         data=data,
         split=split,
@@ -316,7 +318,7 @@ def _board(place: tuple[str, str, str], summaries: Sequence[Summary], mirror: bo
         arms=tuple(
             replace(
                 _arm([one for one in summaries if _key(one) == key]),
-                is_one_of_several=same[_but_teacher(key)] > 1,
+                is_one_of_several=len(teachers[key[1:3]]) > 1,
             )
             for key in keys
         ),
@@ -325,11 +327,6 @@ def _board(place: tuple[str, str, str], summaries: Sequence[Summary], mirror: bo
 
 def _key(one: Summary) -> tuple[str, ...]:
     return one.kind, one.student, one.method, one.teacher, one.aux, str(one.trained_on)
-
-
-def _but_teacher(key: tuple[str, ...]) -> tuple[str, ...]:
-    kind, student, method, _, *more = key
-    return (kind, student, method, *more)
 
 
 def _arm(runs: Sequence[Summary]) -> Arm:

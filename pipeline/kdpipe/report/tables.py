@@ -92,6 +92,9 @@ def _single(board: Board, who: str, key: str, mean: Mapping[str, float]) -> Line
 def _line(board: Board, arm: Arm) -> Line:
     elsewhere = "" if arm.trained_on == board.data else f" (trained on {arm.trained_on})"
     aux = "" if arm.aux == "none" else f"+{arm.aux}"
+    key = f"{arm.method} {arm.teacher}{aux}" if arm.is_one_of_several else arm.method + aux
+    if elsewhere:
+        key += f" on {arm.trained_on}"
     return Line(
         data=board.data,
         split=board.split,
@@ -99,7 +102,7 @@ def _line(board: Board, arm: Arm) -> Line:
         mirror=board.mirror,
         student=arm.student,
         who=arm.name + elsewhere + _unfinished(arm),
-        key=f"{arm.method} {arm.teacher}{aux}" if arm.is_one_of_several else arm.method + aux,
+        key=key,
         teacher=arm.teacher,
         seeds=len(arm.runs),
         images=min(run.images for run in arm.runs),
@@ -140,20 +143,20 @@ def results_table(lines: Sequence[Line]) -> str:
 
 def costs_table(board: Board) -> str:
     """Steps, images and seconds of each arm."""
-    head = ["", "steps", "trained at", "labelled images", "unlabelled images", "distill"]
+    head = ["", "steps", "trained at", "labelled images", "further images", "distill"]
     rows = []
     for student in board.students:
         for arm in board.arms_of(student):
             first = arm.trained[0]
             size = NOTHING if first.size is None else f"{first.size[0]}×{first.size[1]}"
-            unlabelled = 0 if arm.aux == "none" else first.aux_images
+            further = 0 if arm.aux == "none" else first.aux_images
             rows.append(
                 [
                     escape(f"{student}: {arm.name}"),
                     count_text(arm.steps),
                     size,
                     count_text(first.labelled_images),
-                    count_text(unlabelled),
+                    count_text(further),
                     seconds_text(arm.seconds),
                 ]
             )

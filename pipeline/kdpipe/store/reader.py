@@ -155,7 +155,8 @@ class Store:
         codes = self._chunks.read(layout.DEPTH, row) if native[0] else None
         if codes is None:
             return np.zeros((part.height, part.width), np.float32)
-        how = resampling(native, frame, part, self.info.rule, near=self._depth.near)
+        near = self._depth.near if self.info.is_metric else None  # as the teacher's own output
+        how = resampling(native, frame, part, self.info.rule, near=near)
         return how.mix(self._metres(codes[how.rows, how.columns], row))
 
     def bins(self, row: int) -> StoredBins | StoredLogBinomial:

@@ -4,8 +4,7 @@ A card names it at the hub, and says its configuration, so that the network can 
 files. Files win where there are some: architecture and preprocessing are those of the model's own
 config.json and preprocessor_config.json.
 
-Relative models (`kind: affine-invariant`) give what they give, a disparity without unit or zero;
-such a teacher can predict, and cannot teach a store of metres.
+Relative models (`kind: affine-invariant`) give what they give, a disparity without unit or zero.
 """
 
 from __future__ import annotations

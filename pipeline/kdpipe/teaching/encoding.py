@@ -79,8 +79,10 @@ class Encoder:
             StoreError: a map is larger than the store's chunks, or the disk refuses.
         """
         depths = _numpy(out.depth)
+        expected = self._expected(out.bins, len(rows))
         images = self._map(
-            lambda at: self._image(rows[at][1], out, at, depths[at]), range(len(rows))
+            lambda at: self._image(rows[at][1], out, at, depths[at], expected[at]),
+            range(len(rows)),
         )
         for (number, _), image in zip(rows, images, strict=True):
             self._count(image)
@@ -118,7 +120,20 @@ class Encoder:
         self._outside += image.outside
         self._bins_gap = max(self._bins_gap, image.bins_gap)
 
-    def _image(self, row: Row, out: TeacherOutput, at: int, depth: Depth) -> _Image:
+    def _expected(self, bins: Bins | LogBinomialBins | None, count: int) -> Sequence[Depth | None]:
+        """Sum p * c of each image's log-binomial bins.
+
+        On the teacher's device, of whose volumes nothing but a map leaves it, and one image after
+        the other: those of a batch would not fit beside the next forward pass.
+        """
+        if bins is None or not isinstance(self._bins, LogBinomial):
+            return [None] * count
+        each = (cast("LogBinomialBins", bins).of(at) for at in range(count))
+        return [_numpy(one.probabilities().mul_(one.centers()).sum(dim=1)[0]) for one in each]
+
+    def _image(
+        self, row: Row, out: TeacherOutput, at: int, depth: Depth, expected: Depth | None
+    ) -> _Image:
         values: dict[str, Array] = {
             layout.DEPTH: self._padded(self._depth.encode(depth), layout.DEPTH),
             layout.EXTENT: _extent(row, depth.shape[0], depth.shape[1]),
@@ -127,7 +142,7 @@ class Encoder:
         if self._bins is not None:
             if out.bins is None:
                 raise StoreError(f"the teacher gave no bins for {row.id!r}, its card says so")
-            codes, gap = self._encode(out.bins, at, depth)
+            codes, gap = self._encode(out.bins, at, depth, expected)
             values |= codes
         known = depth[np.isfinite(depth) & (depth > 0)]
         inside = (known >= self._depth.near) & (known <= self._depth.far)
@@ -143,14 +158,13 @@ class Encoder:
         )
 
     def _encode(
-        self, bins: Bins | LogBinomialBins, at: int, depth: Depth
+        self, bins: Bins | LogBinomialBins, at: int, depth: Depth, expected: Depth | None
     ) -> tuple[dict[str, Array], float]:
         """One image's distribution, and how far its expectation is from the depth [m]."""
         if isinstance(self._bins, LogBinomial):
             one = cast("LogBinomialBins", bins).of(at)
-            # On the teacher's device: of the two volumes nothing but a map leaves it.
-            expected = one.probabilities().mul_(one.centers()).sum(dim=1)
-            gap = _gap(depth, _numpy(expected[0]))
+            assert expected is not None
+            gap = _gap(depth, expected)
             pair = self._bins.encode(_numpy(one.p[0]), _numpy(one.temperature[0]))
             maps = [_numpy(level[0]) for level in one.attractors]
             points = self._bins.encode_points(_numpy(one.seeds[0]), maps)

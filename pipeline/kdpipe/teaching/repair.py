@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kdpipe.errors import StaleStoreError, StoreError
+from kdpipe.datasets import read_image
+from kdpipe.errors import DataError, StaleStoreError, StoreError
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
 from kdpipe.store.consensus import settle
@@ -247,13 +248,16 @@ def _check_rows(path: Path, info: StoreInfo, shard: int, before: _Before, rows: 
         )
     if before.bad is None:
         return
-    for number in range(start, stop):
-        image = rows.root / rows[number].image.partition("#")[0]
-        if str(number) not in before.bad and not image.is_file():
+    for number in range(start, before.stop or stop):
+        if str(number) in before.bad:
+            continue
+        try:
+            read_image(rows, number)
+        except DataError as error:
             raise StoreError(
-                f"{path}: {image} is not there now, shard {shard} had depth of it and nothing of "
-                "it was removed: bring the images back, then repair again"
-            )
+                f"{path}: shard {shard} had depth of an image that is not to be had now, and "
+                f"nothing of it was removed: bring the images back, then repair again ({error})"
+            ) from error
 
 
 def _renew_manifest(path: Path, info: StoreInfo) -> None:

@@ -92,19 +92,25 @@ def _by_variance(rows: Rows, stores: Sequence[Store], join: Join) -> tuple[float
     for split in ("val", "train"):
         truths = rows.table["truth"].to_pylist()
         numbers = [number for number in rows.of_split(split) if truths[number] is not None]
-        taught = [n for n in numbers if all(s.finished[n] and s.known(n) for s in stores)]
-        if taught:
+        taught = [n for n in numbers if all(_knows(store, n) for store in stores)]
+        places = np.linspace(0, len(taught) - 1, min(len(taught), _IMAGES)).astype(int)
+        found = [_errors(rows, taught[place], stores, join) for place in places]
+        errors = [one for one in found if one is not None]
+        if errors:
             break
     else:
         raise TrainingError(
-            f"{rows.name} has no measured depth of a row that all teachers were taught on, to "
-            "weigh them by their errors: give teacher_weights in the method's card"
+            f"{rows.name} has no measured depth where all teachers know some, to weigh them by "
+            "their errors: give teacher_weights in the method's card"
         )
-    places = np.linspace(0, len(taught) - 1, min(len(taught), _IMAGES)).astype(int)
-    errors = [_errors(rows, taught[place], stores, join) for place in places]
-    variances = np.mean([one for one in errors if one is not None], axis=0).clip(min=1e-12)
+    variances = np.mean(errors, axis=0).clip(min=1e-12)
     weights = (1 / variances) / (1 / variances).sum()
     return tuple(float(weight) for weight in weights)
+
+
+def _knows(store: Store, number: int) -> bool:
+    """Whether a store, which may be older than the rows, has a row's depth."""
+    return number < len(store) and bool(store.finished[number]) and store.known(number)
 
 
 def _errors(rows: Rows, number: int, stores: Sequence[Store], join: Join) -> list[float] | None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from kdpipe.errors import TrainingError
 from kdpipe.nets.allocator import keep_freed_memory
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
@@ -138,7 +139,18 @@ def _place(network: nn.Module, plan: Plan) -> None:
     if plan.device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.team.size > 1:
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            _share_statistics(network)
+
+
+def _share_statistics(network: nn.Module) -> None:
+    """Batch normalisation over all trainers' images.
+
+    By timm's own conversion: torch's would drop the activations that timm's layers hold.
+    """
+    make_torchvision_importable()
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
 def _go_on(step: Step, plan: Plan) -> Progress:

@@ -128,6 +128,21 @@ def test_arms_of_other_teachers_and_other_mixes_stand_apart(toy: ToyProject) -> 
     assert lines["none+pool@u-prime"].gain == pytest.approx(0.4)
 
 
+def test_arms_of_other_labels_stand_apart_and_further_images_are_no_other_teacher(
+    toy: ToyProject,
+) -> None:
+    for arm in ("none", "plain", "aux"):
+        _add_arm(arm, [0.2])
+    elsewhere = Run(data="town", student=STUDENT, method="none")
+    _evaluated(
+        elsewhere.name, 0.3, student=STUDENT, method="none", seed=0, trained_on="town", mirror=False
+    )
+
+    keys = [line.key for line in lines_of(read_boards()[0], {})]
+
+    assert sorted(keys[1:]) == ["none", "none on town", "tie-kd", "tie-kd+pool"]
+
+
 def test_no_gap_is_closed_where_the_teacher_is_no_better(toy: ToyProject) -> None:
     _add_teacher(0.3)
     _add_arm("none", [0.2])

@@ -233,9 +233,13 @@ def test_what_is_not_the_same_teacher_or_rows_removes_nothing() -> None:
         repair(STORE)
     write_rows(layout.rows_path("photos"), rows)
     image = Path("photos/0009.png").rename("elsewhere.png")
-    with pytest.raises(StoreError, match=r"0009\.png is not there now, shard 1 had depth of it"):
-        repair(STORE)
-    image.rename("photos/0009.png")
+    others = (b"", image.read_bytes()[:99], Path("photos/0008.png").read_bytes())
+    for other in (None, *others):  # missing, empty, torn, replaced
+        if other is not None:
+            Path("photos/0009.png").write_bytes(other)
+        with pytest.raises(StoreError, match=r"shard 1 had depth of an image .*0009\.png"):
+            repair(STORE)
+    image.replace("photos/0009.png")
     model.with_name("other.pt").write_bytes(b"other")
     with pytest.raises(StaleStoreError, match=r"weights\.sha256"):
         repair(STORE, source=Source(checkpoint=model.with_name("other.pt")))

@@ -13,13 +13,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdpipe.cards import FitRecipe
+from kdpipe.cards import FitRecipe, load_student_card
 from kdpipe.errors import TrainingError
 from kdpipe.params import TrainParams
 from kdpipe.rows import Rows
+from kdpipe.students import build_network
 from kdpipe.training import checkpoint
 from kdpipe.training.augment import Augment
-from kdpipe.training.loop import Plan, Trained, finish, pick_device, train
+from kdpipe.training.loop import (
+    Plan,
+    Trained,
+    _share_statistics,
+    finish,
+    pick_device,
+    train,
+)
 from kdpipe.training.samples import DistillDataset, Sample, Stream
 
 RECIPE = FitRecipe(learning_rate=0.01, encoder_learning_rate_factor=0.1, warm_up=0.5)
@@ -304,6 +312,20 @@ def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
     said = json.loads((plan.folder / "metrics.json").read_text())
     assert (said["steps"], said["finished"], said["abs_rel"]) == (8, True, 0.125)
     assert said["parameters"] == 5
+
+
+def test_statistics_are_shared_without_losing_activations() -> None:
+    torch.manual_seed(0)
+    card = load_student_card("mobilenetv3-small")  # timm's layers hold both in one
+    network = build_network(card).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(image).depth
+        _share_statistics(network)
+        after = network(image).depth
+
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    torch.testing.assert_close(after, before)
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:

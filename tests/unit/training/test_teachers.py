@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from kdpipe.cards import MethodCard
 from kdpipe.codecs import Companded
 from kdpipe.errors import CardError, StoreError, TrainingError
-from kdpipe.rows import Rows
+from kdpipe.rows import Rows, make_rows
 from kdpipe.store import Store
 from kdpipe.training.augment import Augment
 from kdpipe.training.joining import Joining, check_teachers, joining_of
@@ -82,6 +83,14 @@ def test_teachers_are_weighed_by_their_errors(
     blind_stores = [make_tiny_store(blind), make_tiny_store(blind, teacher=OTHER)]
     with pytest.raises(TrainingError, match="blind has no measured depth"):
         joining_of(card, (ONE, OTHER), blind, blind_stores)
+    grown = make_tiny("grown", first=70)
+    grown_stores = [make_tiny_store(grown), make_tiny_store(grown, teacher=OTHER)]
+    longer = make_rows(grown.card, grown.root, [*grown[:], replace(grown[0], id="new")])
+    assert joining_of(card, (ONE, OTHER), longer, grown_stores).weights == (0.5, 0.5)
+    far = replace(grown.card, min_depth=90.0, max_depth=91.0)
+    beyond = Rows(far, grown.root, grown.table)
+    with pytest.raises(TrainingError, match="grown has no measured depth where all"):
+        joining_of(card, (ONE, OTHER), beyond, grown_stores)
 
 
 def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
