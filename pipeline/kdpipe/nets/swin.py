@@ -219,6 +219,13 @@ class SwinStage(nn.Module):
         return x, x if self.downsample is None else self.downsample(x)
 
 
+_TIMM: dict[tuple[int, tuple[int, ...], int], str] = {
+    (96, (2, 2, 6, 2), 7): "swin_tiny_patch4_window7_224.ms_in1k",
+    (192, (2, 2, 18, 2), 7): "swin_large_patch4_window7_224.ms_in22k",
+}
+"""Width, depths and window -> where Depthformer starts from, as timm calls it."""
+
+
 class SwinPyramid(nn.Module):
     """A Swin Transformer without its classifier: maps at 1/4, 1/8, 1/16 and 1/32, each normed.
 
@@ -252,6 +259,8 @@ class SwinPyramid(nn.Module):
 
         count = sum(depths)
         rates = [drop_path * number / max(1, count - 1) for number in range(count)]
+        if name := _TIMM.get((width, tuple(depths), window)):
+            self.timm_name = name
         self.patch_embed = PatchEmbedding(width)
         self.stages = nn.ModuleList()
         for number, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):

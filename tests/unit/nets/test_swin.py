@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdpipe.errors import CheckpointError
+from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.nets.swin import (
     DropPath,
     PatchEmbedding,
@@ -17,6 +23,8 @@ from kdpipe.nets.swin import (
     cut_windows,
     pad_to_multiple,
 )
+from kdpipe.nets.swin_names import from_published
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
 
 
 def randn(*shape: int) -> Tensor:
@@ -174,3 +182,44 @@ def test_drop_path_rises_with_depth() -> None:
     rates = [part.rate for part in network.modules() if isinstance(part, DropPath)]
 
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("layout", ["timm", "authors", "mmcv"])
+def test_imagenet_weights_give_what_timm_s_network_gives(layout: str, tmp_path: Path) -> None:
+    make_torchvision_importable()
+    from timm.models.swin_transformer import SwinTransformer
+
+    sizes: dict[str, Any] = {
+        "depths": (2, 2, 1),
+        "num_heads": (1, 2, 2),
+    }  # timm shifts no small maps
+    torch.manual_seed(0)
+    source = SwinTransformer(
+        img_size=64, window_size=4, embed_dim=8, num_classes=3, norm_layer=nn.LayerNorm, **sizes
+    ).eval()
+    pyramid = SwinPyramid(8, depths=(2, 2, 1), heads=(1, 2, 2), window=4).eval()
+    with torch.no_grad():
+        for parameter in source.layers.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # norms and biases too
+    state = dict(source.state_dict())
+    if layout == "authors":  # a stage ends with what merges its neighbours
+        state = {
+            re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", name): value
+            for name, value in state.items()
+        }
+    elif layout == "mmcv":
+        state = {
+            name: value
+            for name, value in from_published(state, pyramid.state_dict()).items()
+            if not name.startswith("norm")
+        }
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    image = randn(2, 3, 64, 64)
+
+    load_encoder_weights(nn.ModuleDict({"swin": pyramid}), tmp_path / "swin.pth")
+
+    expected = source.forward_features(image).permute(0, 3, 1, 2)
+    torch.testing.assert_close(pyramid(image)[-1], expected, rtol=1e-4, atol=1e-5)
+    other = SwinPyramid(12, depths=(2, 2, 1), heads=(1, 2, 2), window=4)
+    with pytest.raises(CheckpointError, match=r"swin\.pth"):
+        load_encoder_weights(other, tmp_path / "swin.pth")
