@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -245,6 +245,13 @@ def _check_sizes(teacher: Teacher, rows: Rows, settings: TrainParams) -> None:
         )
 
 
+@runtime_checkable
+class _FillsEncoder(Protocol):
+    """A network whose encoder's entries go by other names in its files."""
+
+    def fill_encoder(self, path: Path) -> None: ...
+
+
 def _fill_encoder(network: nn.Module, card: TeacherCard, weights: str) -> None:
     encoder = encoder_of(network)
     names = [part.timm_name for part in network.modules() if hasattr(part, "timm_name")]
@@ -253,7 +260,11 @@ def _fill_encoder(network: nn.Module, card: TeacherCard, weights: str) -> None:
             f"{card.name} has no encoder that {weights} could fill: leave encoder_weights out, or "
             "give weights of the whole network as --checkpoint"
         )
-    load_encoder_weights(encoder, weights_file(weights, str(names[0]) if names else ""))
+    path = weights_file(weights, str(names[0]) if names else "")
+    if isinstance(network, _FillsEncoder):
+        network.fill_encoder(path)
+    else:
+        load_encoder_weights(encoder, path)
 
 
 def _asker(network: nn.Module, card: TeacherCard, rows: Rows) -> _Ask:

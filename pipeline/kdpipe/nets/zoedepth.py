@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdpipe.nets import zoedepth_names as names
+from kdpipe.nets.checkpoint import load_state, read_state
 from kdpipe.nets.encoders import Normalise
 from kdpipe.nets.log_binomial import LogBinomialBins, Span, pair_of
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
@@ -87,6 +88,8 @@ class ZoeDepth(nn.Module):
     def __init__(self, sizes: Sizes, min_depth: float, max_depth: float) -> None:
         super().__init__()
         self.sizes = sizes
+        if (sizes.hidden, sizes.layers, sizes.heads, sizes.image) == (1024, 24, 16, 384):
+            self.timm_name = "beit_large_patch16_384.in22k_ft_in22k_in1k"
         self.span = Span(min_depth, max_depth) if sizes.centers == "normed" else None
         self.layout = names.layout_of(
             sizes.layers, len(sizes.attractors), sizes.domains, classifier=sizes.classes > 0
@@ -146,6 +149,17 @@ class ZoeDepth(nn.Module):
     def is_unused(self, key: str) -> bool:
         """Whether the forward pass never reads this entry of the state dict."""
         return names.is_unused(key)
+
+    def fill_encoder(self, path: Path) -> None:
+        """Starts from a file of BEiT, by timm's names, or of MiDaS' relative network around it.
+
+        ZoeDepth's authors start from MiDaS' `dpt_beit_large_384.pt`.
+
+        Raises:
+            CheckpointError: missing, torn, unsafe, or of another network.
+        """
+        state = names.starting_from(read_state(path), self.state_dict())
+        load_state(self, state, str(path), unused=self.is_unused)
 
     def read_folder(self, folder: Path) -> dict[str, Tensor]:
         """The weights in a folder of transformers, by official names.

@@ -14,7 +14,8 @@ Layout: TypeAlias = Mapping[str, tuple[str, ...]]
 axis; () for a constant, which it does not hold. In the order of the official file."""
 
 _MODEL = "model."
-_BEIT = "core.core.pretrained.model."
+_CORE = "core.core."
+_BEIT = _CORE + "pretrained.model."
 _UNUSED = ("fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias")
 """The encoder's ImageNet classifier, never read; the network holds it as `unused`."""
 
@@ -118,6 +119,20 @@ def from_transformers(state: Mapping[str, Tensor], layout: Layout) -> dict[str, 
         for name, value in left.items()
         if not name.endswith(constants)
     }
+
+
+def starting_from(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official entries of a network that starts from another one's encoder.
+
+    Args:
+        state: of timm's BEiT, of MiDaS' relative network around it, or of a whole ZoeDepth, each by
+            its own names.
+        own: the network's official entries, kept where `state` may lack them: outside the encoder.
+    """
+    known = (part for part in (_BEIT, _CORE) if any(part + name in own for name in state))
+    prefix = next(known, "")
+    kept = {name: value for name, value in own.items() if not name.startswith(_BEIT)}
+    return {**kept, **{prefix + name: value for name, value in state.items()}}
 
 
 def relative_position_index(side: int) -> Tensor:

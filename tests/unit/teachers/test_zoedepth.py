@@ -19,6 +19,7 @@ from kdpipe.cards import TeacherCard, load_teacher_card
 from kdpipe.errors import CardError, CheckpointError, DataError
 from kdpipe.nets.checkpoint import load_state
 from kdpipe.nets.log_binomial import LogBinomialBins, log_binomial, pair_of, replay
+from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.nets.zoedepth import ZoeDepth, ZoeDepthOutput
 from kdpipe.nets.zoedepth_names import relative_position_index
 from kdpipe.teachers import build_network, load_teacher, make_teacher
@@ -485,3 +486,49 @@ def _with(network: ZoeDepth, card: TeacherCard) -> ZoeDepth:
     other.load_state_dict(network.state_dict())
     assert isinstance(other, ZoeDepth)
     return other
+
+
+@pytest.mark.parametrize("holder", ["timm", "midas", "zoedepth"])
+def test_it_starts_from_its_encoder_alone_or_from_a_relative_network(
+    holder: str, tmp_path: Path
+) -> None:
+    make_torchvision_importable()
+    from timm.models.beit import Beit
+
+    network, core = stirred(), "core.core."
+    beit = f"{core}pretrained.model."
+    with torch.no_grad():
+        noise = {k: torch.rand_like(v.float()) for k, v in network.state_dict().items()}
+    expected = {k: v for k, v in noise.items() if not network.is_unused(k)}
+    if holder == "timm":
+        source = Beit(
+            img_size=network.sizes.image,
+            patch_size=16,
+            embed_dim=32,
+            depth=network.sizes.layers,
+            num_heads=2,
+            mlp_ratio=2,
+            init_values=0.1,
+            use_abs_pos_emb=False,
+            use_rel_pos_bias=True,
+        )
+        state = {k: noise.get(beit + k, v) for k, v in source.state_dict().items()}
+        expected = {k: v for k, v in expected.items() if k.startswith(beit)}
+    elif holder == "midas":
+        state = {k.removeprefix(core): v for k, v in noise.items() if k.startswith(core)}
+        expected = {k: v for k, v in expected.items() if k.startswith(core)}
+    else:
+        state = noise
+    torch.save(state, tmp_path / "start.pt")
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+
+    network.fill_encoder(tmp_path / "start.pt")
+
+    found = network.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    kept = found.keys() - noise.keys() if holder == "zoedepth" else found.keys() - expected.keys()
+    assert all(torch.equal(found[k], before[k]) for k in kept if not network.is_unused(k))
+    state.pop(next(k for k in state if k.endswith("blocks.0.norm1.weight")))
+    torch.save(state, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=r"1 missing: .*blocks\.0\.norm1\.weight"):
+        network.fill_encoder(tmp_path / "short.pt")
