@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kdpipe.store.metadata import StoreInfo
 
 FITTED_ON = "fitted_on"
-"""Of a record's environment: the data set whose `fit` gave the weights; None, or absent as in the
-first stores: they were given, or nobody knows."""
+"""Of a record's environment: the data set whose `fit` gave the weights; None: they were given.
+Absent, as in the first stores: taken for the store's own, as it mostly was."""
 
 
 def check_weights(path: Path, info: StoreInfo) -> None:
@@ -37,7 +37,7 @@ def check_weights(path: Path, info: StoreInfo) -> None:
     """
     if "imported" in info.identity:
         return
-    noted = {line.environment.get(FITTED_ON) for line in read_lines(path)}
+    noted = {line.environment.get(FITTED_ON, info.data) for line in read_lines(path)}
     here = _weights_here(info.teacher)
     found = cast("Mapping[str, object]", info.identity["weights"])["sha256"]
     if None in noted or found in here.values():
