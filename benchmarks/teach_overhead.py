@@ -3,7 +3,9 @@
 Random weights, no mirrored pass (it would only make the teacher's share larger). The bare loop runs
 before and after; the network's loading and Ray's start-up are reported apart.
 
-    python benchmarks/teach_overhead.py --images 8 --workers 0 -o benchmarks/results/teach.json
+    cd benchmarks
+    python teach_overhead.py --images 4 --workers 0 -o results/teach_overhead.json
+    python teach_overhead.py --images 4 --workers 1 -o results/teach_overhead_ray.json
 """
 
 from __future__ import annotations
