@@ -66,14 +66,7 @@ class Here:
     def teach(
         self, info: StoreInfo, shards: Sequence[int], progress: Callable[[int], None]
     ) -> Tally:
-        """Teaches shards one after another.
-
-        Args:
-            info: of the store.
-            shards: to be taught.
-            progress: called with the number of images that were done since, < 0 where a shard
-                begins again.
-        """
+        """Teaches shards one after another; see Pool."""
         tally = Tally(queue=deque(shards))
         while (shard := tally.next()) is not None:
             images = 0

@@ -10,6 +10,7 @@ import pytest
 
 from kdpipe import distill, evaluate
 from kdpipe.errors import StaleStoreError
+from kdpipe.params import Params, TrainParams
 from kdpipe.rows import make_rows, read_rows, write_rows
 from kdpipe.store import layout, ledger
 from kdpipe.store.disk import as_json, write_atomically
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from kdpipe.store import Store
 
-TEACHER = "adabins-small"
+TEACHER, STUDENT = "adabins-small", "mobilenetv2-small"
+ONE_STEP = TrainParams(height=32, width=48, batch_size=2, steps=1, validate_every=1)
+PARAMS = Params(distill={STUDENT: ONE_STEP})
 SAME, OTHER = "0" * 64, "1" * 64
 
 
@@ -75,7 +78,7 @@ def test_stores_that_do_not_say_where_their_weights_are_from_are_of_their_own_da
     fit("tiny", OTHER)
 
     for use in (
-        lambda: distill.run("mobilenetv2-small", "tiny", teacher=TEACHER, method="tie-kd"),
+        lambda: distill.run(STUDENT, "tiny", teacher=TEACHER, method="tie-kd", params=PARAMS),
         lambda: evaluate.run(teacher=TEACHER, data="tiny", split="val"),
     ):
         with pytest.raises(StaleStoreError, match=r"tiny/adabins-small\.zarr: weights\.sha256"):
