@@ -84,28 +84,28 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
 ) -> None:
     make_photos(IMAGES)
     look, append = ToyTeacher.look, ShardWriter.append
-    writing = threading.Event()
+    looked_on = threading.Event()
     outputs: list[weakref.ref[Tensor]] = []
     alive, beside = [], []
 
     def looked(self: ToyTeacher, *seen: Any) -> TeacherOutput:
-        beside.append(writing.is_set())
         out = look(self, *seen)
         outputs.append(weakref.ref(out.depth))
         alive.append(sum(one() is not None for one in outputs))
+        if len(alive) == 3:  # the first one measures, the second is being written
+            looked_on.set()
         return out
 
     def slow(self: ShardWriter, *given: Any) -> None:
-        writing.set()
+        beside.append(looked_on.wait(30))
         time.sleep(0.02)
         append(self, *given)
-        writing.clear()
 
     monkeypatch.setattr(ToyTeacher, "look", looked)
     monkeypatch.setattr(ShardWriter, "append", slow)
 
     teaching.run(TEACHER, "photos", options=Options(workers=0, batch_size=1))
 
-    assert len(alive) == 1 + IMAGES, "the first one measures"
+    assert len(alive) == 1 + IMAGES
     assert max(alive) == 2
-    assert any(beside)
+    assert all(beside), "the disk waited for the next image's look, and it came"
