@@ -83,16 +83,23 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos(IMAGES)
-    look, append = ToyTeacher.look, ShardWriter.append
+    look, append, put = ToyTeacher.look, ShardWriter.append, Encoder.put
     looked_on = threading.Event()
     outputs: list[weakref.ref[Tensor]] = []
     alive, beside = [], []
+    written: list[int] = []
+
+    def held(some: list[weakref.ref[Tensor]]) -> int:
+        return sum(one() is not None for one in some)
 
     def looked(self: ToyTeacher, *seen: Any) -> TeacherOutput:
         out = look(self, *seen)
         outputs.append(weakref.ref(out.depth))
-        alive.append(sum(one() is not None for one in outputs))
-        if len(alive) == 3:  # the first one measures, the second is being written
+        patience = time.monotonic() + 30  # the thread that has written drops its output itself
+        while held(outputs[1 : 1 + len(written)]) and time.monotonic() < patience:
+            time.sleep(0.001)
+        alive.append(held(outputs))
+        if len(alive) == 3:  # the first one only measures, the second is being written
             looked_on.set()
         return out
 
@@ -101,7 +108,12 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
         time.sleep(0.02)
         append(self, *given)
 
+    def noted(self: Encoder, *given: Any) -> None:
+        put(self, *given)
+        written.append(1)
+
     monkeypatch.setattr(ToyTeacher, "look", looked)
+    monkeypatch.setattr(Encoder, "put", noted)
     monkeypatch.setattr(ShardWriter, "append", slow)
 
     teaching.run(TEACHER, "photos", options=Options(workers=0, batch_size=1))
