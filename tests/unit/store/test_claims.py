@@ -24,7 +24,7 @@ from pathlib import Path
 from kdpipe.store.claims import Claim
 claim = Claim.take(Path(sys.argv[1]), 3, "other", lease=float(sys.argv[2]))
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -201,7 +201,7 @@ def test_a_clock_that_was_set_back_gives_a_living_claim_one_more_lease(tmp_path:
     os.utime(path, (time.time() - 51,) * 2)
     Claim.take(tmp_path, 3, "mine").hold()
 
-    assert -10 < left <= 0
+    assert -600 < left <= 0
     other.kill()
     other.wait()
 
