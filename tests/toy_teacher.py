@@ -49,7 +49,10 @@ class ToyTeacher(Teacher):
     def look(self, rgb: Tensor, focal: Tensor | None) -> TeacherOutput:
         """See Teacher."""
         time.sleep(float(os.environ.get("TOY_SECONDS", "0")) * len(rgb))
-        if self.fails_on in (rgb[:, 0, 0, 0] * 255).round().int().tolist():
+        numbers = (rgb[:, 0, 0, 0] * 255).round().int().tolist()
+        if int(os.environ.get("TOY_STARES_AT", "-1")) in numbers:
+            time.sleep(600)  # until a signal comes
+        if self.fails_on in numbers:
             raise RuntimeError("the toy broke")
         if self.needs_focal and focal is None:
             raise DataError("the toy found no focal length, expected one an image")
