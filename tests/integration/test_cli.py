@@ -32,7 +32,7 @@ def kdpipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -112,7 +112,7 @@ def test_an_interrupted_command_exits_130(number: signal.Signals, tmp_path: Path
             sys.executable,
             "-c",
             "import time, kdpipe_stages.cli as cli, kdpipe.cards as cards\n"
-            "cards.card_names = lambda *_: print('up', flush=True) or time.sleep(60)\n"
+            "cards.card_names = lambda *_: print('up', flush=True) or time.sleep(600)\n"
             "cli.main()",
             "list",
         ],
@@ -125,7 +125,7 @@ def test_an_interrupted_command_exits_130(number: signal.Signals, tmp_path: Path
     assert running.stdout is not None
     assert running.stdout.readline() == "up\n"
     running.send_signal(number)
-    _, error = running.communicate(timeout=30)
+    _, error = running.communicate(timeout=300)
 
     assert running.returncode == 130
     assert error.startswith("kdpipe: interrupted")

@@ -162,7 +162,7 @@ def test_on_a_terminal_rm_asks(answer: str, status: int, project: Path) -> None:
         text=True,
     )
     os.write(ours, answer.encode())
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     os.close(ours)
     os.close(theirs)
 
