@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kdpipe.cards import load_teacher_card
 from kdpipe.datasets.indexed import rows_of
+from kdpipe.errors import DeviceError
 from kdpipe.params import load_params
 from kdpipe.store import layout
 from kdpipe.store.claims import tidy
@@ -54,6 +55,20 @@ class Options:
 
     retry_bad: bool = False
     """Teach shards with unreadable images again."""
+
+    def __post_init__(self) -> None:
+        """Refuses what only Ray heeds where Ray is not used.
+
+        Raises:
+            DeviceError: names the option.
+        """
+        ignored = {"--gpus-per-worker": self.gpus_per_worker, "--ray-address": self.ray_address}
+        for name, value in ignored.items():
+            if value and self.workers == 0:
+                raise DeviceError(
+                    f"{name} {value} is for Ray's workers, --workers 0 is this process without "
+                    f"Ray: give --workers 1 or more, or leave {name} out (--device says where)"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
