@@ -1,8 +1,9 @@
 """A training step with the teacher in the loop beside the same step from the store.
 
 One student, crop, batch, loss: AdaBins of official size (random weights, no mirrored pass) looks at
-the batch's own images, or its stored depth is read. S is the student's step on a batch at hand, T
-the teacher's forward pass over it: what caching can save is (S + T) / S. Rounds alternate; medians.
+the batch's own images, or its stored depth is read. S is the student's step with a target at hand,
+its images read as in every step; T is the teacher's forward pass over them: what caching can save
+is (S + T) / S. Rounds alternate; medians.
 
     python benchmarks/online.py --rounds 5 -o benchmarks/results/online.json
 """
@@ -42,7 +43,9 @@ METHODS = {"hu-mobilenetv2": "hu"}
 def main() -> None:
     """Measures, prints, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--students", nargs="+", default=["hu-mobilenetv2", "mobilenetv2"])
+    parser.add_argument(
+        "--students", nargs="+", default=["mobilenetv2-small", "hu-mobilenetv2", "mobilenetv2"]
+    )
     parser.add_argument("--size", type=int, nargs=2, default=[416, 544])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -92,9 +95,10 @@ def compare(
     cached = batches(rows, [store], options)
     unlabelled = batches(rows, [], options)
     kept = next(cached)
+    target = {key: kept[key] for key in ("teacher", "known")}
 
     def student() -> None:
-        step(network, optimizer, losses, kept, device)
+        step(network, optimizer, losses, {**next(unlabelled), **target}, device)
 
     def forward() -> None:
         teacher.predict(kept["image"])
@@ -142,7 +146,7 @@ def batches(rows: Rows, stores: list[Store], options: argparse.Namespace) -> Ite
         rows, stores=stores, transform=Augment(size=tuple(options.size), flip=0.5)
     )
     stream = Stream([part], seed=0)
-    return stream.batches(options.batch, 0, options.rounds + 3)
+    return stream.batches(options.batch, 0, 2 * options.rounds + 3)
 
 
 def step(
