@@ -1,4 +1,4 @@
-"""A server of weights on this machine, and an empty cache."""
+"""A server of weights on this machine, an empty cache, and models saved as at the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.http_server import Server
+from tests.tiny_hub import Save, made
 
 from kdpipe.teachers import download
 
@@ -28,3 +29,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr(download, "PAUSE", 0.0)
     return tmp_path / "my cache" / "weights"
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Saves a tiny model as the hub has it, and gives its folder."""
+
+    def saved(name: str) -> Path:
+        folder, network = tmp_path / f"{name} folder", made(name)
+        network.model.save_pretrained(folder)
+        network.processor.save_pretrained(folder)
+        return folder
+
+    return saved
