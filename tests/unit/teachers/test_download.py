@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,59 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from safetensors.torch import save as save_safetensors
+from tests.published_weights import BODY, card_of, digest, names, refused, saved, weights_of
 
-from kdpipe.cards import TeacherCard
-from kdpipe.errors import CardError, CheckpointError
-from kdpipe.teachers.weights import cache_dir, find_published, is_here, missing_weights
+from kdpipe.teachers.weights import find_published
 
 if TYPE_CHECKING:
     from tests.http_server import Server
 
-
-def saved(value: object) -> bytes:
-    held = io.BytesIO()
-    torch.save(value, held)
-    return held.getvalue()
-
-
-def weights_of(first: float) -> bytes:
-    """A checkpoint of about 2 MiB."""
-    return saved({"model": {"weight": first + torch.arange(512 * 1024)}})
-
-
-BODY = weights_of(0.0)
 OTHER = weights_of(1.0)
-WEIGHTS = saved({"weight": torch.ones(1)})
 CHUNK = 1 << 16
 PART = 22 * CHUNK
-CARD = TeacherCard(name="toy", family="adabins", about={"weights": "somewhere"})
-
-
-def card_of(**about: object) -> TeacherCard:
-    return replace(CARD, about={**CARD.about, **about})
-
-
-def digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
-
-
-def zip_of(**members: bytes) -> bytes:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in members.items():
-            archive.writestr(name, body)
-    return held.getvalue()
-
-
-def refused(card: TeacherCard) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        find_published(card)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_file_is_downloaded_once_and_found_afterwards(server: Server, cache: Path) -> None:
@@ -334,137 +288,3 @@ def test_two_processes_at_once_download_it_once(server: Server, cache: Path) -> 
     assert said == [digest(BODY)] * 2
     assert server.asked == [("/toy.pt", None)]
     assert names(cache) == ["toy.pt", "toy.pt.json"]
-
-
-def test_of_an_archive_the_model_alone_is_kept(server: Server, cache: Path) -> None:
-    body = zip_of(**{"../../evil": b"x", "bts/model": BODY, "bts/args.txt": b"y"})
-    url = server.put("/bts_v2.zip", body)
-    card = card_of(url=url, sha256=digest(body), size=len(body))
-
-    found, again = find_published(card), find_published(card)
-
-    assert found is not None
-    assert found == again
-    assert found.path == cache / "bts_v2" / "model"
-    assert found.path.read_bytes() == BODY
-    assert found.sha256 == digest(BODY)
-    assert len(server.asked) == 1
-    assert names(cache) == ["model", "model.json"]
-    assert names(cache.parents[1]) == ["model", "model.json"]
-
-
-def test_an_archive_that_was_fetched_by_hand_is_found(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / "bts.zip").write_bytes(zip_of(model=BODY))
-    card = card_of(file="bts.zip")
-    assert is_here(card)
-
-    found = find_published(card)
-
-    assert found is not None
-    assert found.path == cache / "bts" / "model"
-    assert found.source == "file"
-
-
-@pytest.mark.parametrize(
-    ("body", "weights_sha256", "says"),
-    [
-        (zip_of(other=b"1", another=b"2"), None, "no files called 'model'.*another, other"),
-        (zip_of(**{"a/model": b"1", "b/model": b"2"}), None, "2 files called 'model'"),
-        (zip_of(model=BODY)[:-30], None, r"what http.*/bts.zip gave is torn or no zip"),
-        (zip_of(model=BODY[:-30]), None, r"what http.*/bts.zip gave is torn, its end is missing"),
-        (zip_of(model=BODY), "ab" * 32, "model in .* its card says abababab"),
-    ],
-)
-def test_an_archive_without_the_model_leaves_nothing(
-    body: bytes, weights_sha256: str | None, says: str, server: Server, cache: Path
-) -> None:
-    card = replace(card_of(url=server.put("/bts.zip", body)), weights_sha256=weights_sha256)
-
-    with pytest.raises(CheckpointError, match=says):
-        find_published(card)
-
-    assert names(cache) == []
-
-
-def test_a_file_put_there_by_hand_is_found_and_its_digest_noted(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / "toy.pt").write_bytes(WEIGHTS)
-    card = card_of(file="toy.pt")
-
-    found = find_published(card)
-
-    assert found is not None
-    assert (found.sha256, found.source) == (digest(WEIGHTS), "file")
-    noted = json.loads((cache / "toy.pt.json").read_text())
-    assert (noted["sha256"], noted["size"]) == (digest(WEIGHTS), len(WEIGHTS))
-
-
-def test_a_page_saved_by_hand_is_not_taken_for_what_the_file_was(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / "toy.pt").write_bytes(b"<!DOCTYPE html><p>Sign in")
-    assert "is a web page" in refused(card_of(file="toy.pt"))
-    assert names(cache) == ["toy.pt"]
-    (cache / "bts.zip").write_bytes(zip_of(model=b"no weights"))
-    assert "is no checkpoint" in refused(card_of(file="bts.zip"))
-    assert names(cache) == ["bts.zip", "toy.pt"]
-
-    (cache / "toy.pt").write_bytes(WEIGHTS)
-
-    assert find_published(card_of(file="toy.pt")) is not None
-
-
-def test_a_cached_file_that_changed_is_refused(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / "toy.pt").write_bytes(WEIGHTS)
-    card = card_of(file="toy.pt")
-    find_published(card)
-
-    changed = bytearray(WEIGHTS)
-    changed[-1] ^= 1
-    (cache / "toy.pt").write_bytes(changed)
-    assert "at its first use it had" in refused(card)
-    assert "its card says abab" in refused(replace(card, weights_sha256="ab" * 32))
-    (cache / "toy.pt").write_bytes(WEIGHTS[:-9])
-    said = f"has {len(WEIGHTS) - 9} bytes, at its first use it had {len(WEIGHTS)}: remove it and"
-    assert said in refused(card)
-    (cache / "toy.pt.json").write_text("{")
-    assert "is torn" in refused(card)
-
-
-def test_what_has_no_address_says_where_it_belongs(cache: Path) -> None:
-    card = card_of(file="toy.pt", weights="a Google Drive folder")
-    assert find_published(card) is None
-
-    said = str(missing_weights(card))
-
-    assert "a Google Drive folder, file toy.pt" in said
-    assert f"save it as {cache / 'toy.pt'}" in said
-    assert "--checkpoint FILE" in said
-
-
-def test_a_card_that_is_trained_here_is_not_published(cache: Path) -> None:
-    assert find_published(CARD) is None
-    assert not is_here(CARD)
-
-
-@pytest.mark.parametrize(
-    "about",
-    [{"file": "../toy.pt"}, {"file": 3}, {"url": "https://x.org/"}, {"file": "a", "size": "1"}],
-)
-def test_a_wrong_value_of_about_is_named(about: dict[str, object], cache: Path) -> None:
-    with pytest.raises(CardError, match=r"teachers/toy: about\.\w+: found"):
-        find_published(card_of(**about))
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.delenv("KDPIPE_HOME", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_dir() == Path("/home/me/.cache/kdpipe/weights")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert cache_dir() == Path("/cache/kdpipe/weights")
-
-    monkeypatch.setenv("KDPIPE_HOME", "~/kdpipe")
-    assert cache_dir() == Path("/home/me/kdpipe/weights")
