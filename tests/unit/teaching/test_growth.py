@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from tests.toy_teacher import TEACHER, make_photos
+from tests.unit.teaching.conftest import MANIFEST, STORE, teach
 
 from kdpipe import teaching
 from kdpipe.errors import DeviceError, StaleStoreError, StoreError
@@ -23,13 +24,6 @@ from kdpipe.teaching import Options
 
 if TYPE_CHECKING:
     from kdpipe.store.shards import ArrayFormat
-
-STORE = layout.store_path("photos", TEACHER)
-MANIFEST = layout.manifest_path("photos", TEACHER)
-
-
-def teach(**options: Any) -> teaching.Done:
-    return teaching.run(TEACHER, "photos", options=Options(workers=0, **options))
 
 
 def digests() -> list[str]:
