@@ -16,10 +16,13 @@ from kdpipe.store import layout
 from kdpipe.store.claims import Claim
 from kdpipe.store.identity import identity_of
 from kdpipe.store.ledger import Record
-from kdpipe.store.metadata import StoreInfo, formats, write_info
-from kdpipe.store.writer import ShardWriter
+from kdpipe.store.metadata import StoreInfo, create_info, formats, write_info
+from kdpipe.store.writer import open_writer
 
 if TYPE_CHECKING:
+    from tests.s3_server import Server
+
+    from kdpipe.store.writer import ShardWriter
     from kdpipe.types import Depth
 
 CODEC = Log16(near=0.1, far=10.0)
@@ -95,7 +98,7 @@ def write_shard(path: Path, info: StoreInfo, shard: int, *, note: float = 0.0) -
     """Writes one shard as a worker does."""
     claim = Claim.take(path, shard, "test")
     try:
-        with ShardWriter(info, claim) as writer:
+        with open_writer(info, claim) as writer:
             for number in range(*info.rows_of(shard)):
                 put(writer, number)
             return writer.commit(record_of(info, shard, note=note))
@@ -115,3 +118,12 @@ def make_store(tmp_path: Path) -> MakeStore:
         return path
 
     return make
+
+
+@pytest.fixture
+def s3_store(s3_server: Server) -> Server:
+    """A server with an empty store."""
+    from tests.s3_photos import STORE  # which loads the server, as few of these tests do
+
+    create_info(STORE, info_of())
+    return s3_server
