@@ -14,6 +14,12 @@ from kdpipe.cards import DataCard
 Pair = Callable[..., tuple[str, str]]
 
 
+def fill(root: Path, pair: Pair, numbers: range, name: str = "train.txt") -> None:
+    """Writes pairs and the list that names them."""
+    lines = [" ".join(pair(f"{n}.png", f"d{n}.png", units=1000 + n)) + " 5" for n in numbers]
+    (root / name).write_text("\n".join(lines))
+
+
 @pytest.fixture(autouse=True)
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
