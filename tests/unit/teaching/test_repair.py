@@ -48,9 +48,10 @@ def content() -> dict[str, bytes | str]:
     return files
 
 
-def times() -> dict[Path, int]:
-    """When each file was written."""
-    return {path: path.stat().st_mtime_ns for path in STORE.rglob("*") if path.is_file()}
+def writings() -> dict[Path, tuple[int, int]]:
+    """Tells each file from one written in its place, be it within one tick of the disk's clock."""
+    files = {path: path.stat() for path in STORE.rglob("*") if path.is_file()}
+    return {path: (one.st_ino, one.st_mtime_ns) for path, one in files.items()}
 
 
 def flip(path: Path) -> None:
@@ -82,12 +83,12 @@ def shard_file(name: str, shard: int = 1) -> Path:
 def test_a_broken_shard_is_taught_again_bit_by_bit_and_no_other(name: str, damage: Damage) -> None:
     make_photos(20)
     teach(batch_size=3)
-    expected, before = content(), times()
+    expected, before = content(), writings()
     damage(shard_file(name))
 
     done = repair(STORE)
 
-    touched = {path for path, when in times().items() if before.get(path) != when}
+    touched = {path for path, one in writings().items() if before.get(path) != one}
     assert content() == expected
     assert (done.shards, done.images, done.changed) == ((1,), 8, ())
     assert [one.file for one in done.problems] == [shard_file(name)]
@@ -176,14 +177,14 @@ def test_a_broken_manifest_is_written_again(damage: Damage) -> None:
 def test_a_sound_store_is_left_alone_without_card_weights_or_rows() -> None:
     make_photos(20)
     teach(shards=(0, 2))
-    before = times()
+    before = writings()
     shutil.rmtree("artifacts/teachers")
     shutil.rmtree("artifacts/rows")
 
     done = repair(STORE)
 
     assert (done.problems, done.rewritten, done.shards) == ((), (), ())
-    assert times() == before
+    assert writings() == before
     assert not MANIFEST.exists()
 
 
