@@ -26,6 +26,7 @@ def test_a_changed_depth_file_is_checked_again(root: Path, pair: Pair, nyu: Data
     fill(root, pair, range(2))
     index(nyu, root)
     Image.new("L", (8, 6), 3).save(root / "d1.png")
+    os.utime(root / "d1.png", ns=(1, 1))
 
     with pytest.raises(DataError, match=r"train\.txt line 2: d1\.png is a 8-bit picture"):
         index(nyu, root)
@@ -92,6 +93,7 @@ def test_an_npy_truth_with_nan_is_refused(root: Path, pair: Pair, nyu: DataCard)
 
     depth[2, 2] = np.nan
     np.save(root / "d.npy", depth)
+    os.utime(root / "d.npy", ns=(1, 1))
     with pytest.raises(DataError, match=r"line 1: d\.npy holds 1 negative or not finite values"):
         index(nyu, root)
 
