@@ -283,7 +283,11 @@ def test_two_processes_at_once_download_it_once(server: Server, cache: Path) -> 
     for one in running:
         assert one.stdout is not None
         assert one.stdout.readline() == "up\n"
-    said = [one.communicate("\n", timeout=60)[0].strip() for one in running]
+    for one in running:  # both, before either is waited for
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=300)[0].strip() for one in running]
 
     assert said == [digest(BODY)] * 2
     assert server.asked == [("/toy.pt", None)]
