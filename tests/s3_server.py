@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 BUCKET = "photos-bucket"
 CONDITIONS = ("If-Match", "If-None-Match")
+OF_THIS_MACHINE = (
+    *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_CA_BUNDLE"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+    *("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+)
+"""What would lead a client past the server, or give it credentials that a test takes away."""
+
 Break = Literal["before", "after", "within"]
 """A connection: before the server has the request, when it has done it, or within its answer."""
 
@@ -114,8 +123,10 @@ class Server:
     def serve(self, patch: pytest.MonkeyPatch) -> None:
         """Sends what this process asks of S3 from now on here, and empties the bucket."""
         self.gate.mend()
-        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
+        for name in OF_THIS_MACHINE:
             patch.delenv(name, raising=False)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
         patch.setenv("AWS_ENDPOINT_URL", self.gate.address)
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

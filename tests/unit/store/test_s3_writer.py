@@ -144,13 +144,13 @@ def test_a_lease_that_ran_out_is_noticed_by_its_owner_and_broken_by_others(
 def test_a_claim_is_renewed_while_its_owner_works(
     s3_store: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = Claim.take(STORE, 0, "test", lease=100.0)
+    claim = Claim.take(STORE, 0, "test", lease=10_000.0)
     s3_store.gate.mend()
     claim.hold()
     assert s3_store.gate.asked == []
 
     now = claims.awake()
-    monkeypatch.setattr(claims, "awake", lambda: now + 50)
+    monkeypatch.setattr(claims, "awake", lambda: now + 5_000)
     claim.hold()
 
     assert [one.split()[0] for one in s3_store.gate.asked] == ["PUT"]
