@@ -93,31 +93,17 @@ def tie_kd(
     counted = known if form.known_only else torch.ones_like(known)
     if teacher.shape[-1] == KITTI_CROP_WIDTH and teacher.shape[-2] > TOP_ROWS:
         if form.top_rows == "padded":
-            if probabilities.shape[-2:] != teacher.shape[-2:]:
-                size = (teacher.shape[-2], teacher.shape[-1])
-                probabilities = F.interpolate(
-                    probabilities, size, mode="bilinear", align_corners=True
-                )
+            probabilities = _at_size_of(teacher, probabilities)
             depth, teacher, probabilities = map(_pad_rows, (depth, teacher, probabilities))
         elif form.top_rows == "masked":
             counted = counted.clone()
             counted[:, :TOP_ROWS] = False
     total = depth.new_zeros(())
     if form.weight != 0:
-        divergence = dpm_loss(
-            probabilities,
-            _picked(teacher, probabilities),
-            centers,
-            _picked(counted, probabilities),
-            sigma=form.sigma,
-            mode=form.dpm_mode,
-        )
+        divergence = _divergence(probabilities, teacher, counted, centers, form)
         total = total + form.weight * divergence
     if form.weight != 1:
-        if form.ssim == "published":
-            similarity = ssim(depth, teacher).mean()
-        else:
-            similarity = known_ssim(depth, teacher, counted, data_range=_range_of(centers))
+        similarity = _similarity(depth, teacher, counted, centers, form)
         total = total + (1 - form.weight) * (1 - similarity)
     return 10 * total
 
@@ -146,6 +132,36 @@ def form_of(options: Mapping[str, object], bins: int) -> TieKd:
     if form.weight < 0 or form.sigma <= 0:
         raise CardError(f"tie-kd: weight >= 0 and sigma > 0 expected, got {form}")
     return form
+
+
+def _divergence(
+    probabilities: Tensor, teacher: Tensor, counted: Tensor, centers: Tensor, form: TieKd
+) -> Tensor:
+    """L_DPM, at the probabilities' size."""
+    return dpm_loss(
+        probabilities,
+        _picked(teacher, probabilities),
+        centers,
+        _picked(counted, probabilities),
+        sigma=form.sigma,
+        mode=form.dpm_mode,
+    )
+
+
+def _similarity(
+    depth: Tensor, teacher: Tensor, counted: Tensor, centers: Tensor, form: TieKd
+) -> Tensor:
+    if form.ssim == "published":
+        return ssim(depth, teacher).mean()
+    return known_ssim(depth, teacher, counted, data_range=_range_of(centers))
+
+
+def _at_size_of(maps: Tensor, probabilities: Tensor) -> Tensor:
+    """Probabilities (B, N, H', W') at the size of maps (B, H, W): cut rows must be the same."""
+    size = (maps.shape[-2], maps.shape[-1])
+    if probabilities.shape[-2:] == size:
+        return probabilities
+    return F.interpolate(probabilities, size, mode="bilinear", align_corners=True)
 
 
 def _pad_rows(maps: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ _Share: TypeAlias = NDArray[np.float64]
 
 _BENCHMARK = (352, 1216)
 _HU_SCALED, _HU_CROP = (240, 320), (228, 304)
+_NEAR, _KITTI_FAR = 1e-3, 80.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,8 @@ def _kitti_eigen(height: int, width: int) -> Window:
     return top, bottom, int(0.0359477 * width), int(0.96405229 * width)
 
 
-def _list() -> dict[str, Protocol]:
-    near, far = 1e-3, 80.0
-    every = [
+def _of_any() -> list[Protocol]:
+    return [
         Protocol(name="none", says="every pixel in the data card's range", window=_everything),
         Protocol(
             name="none-zoe",
@@ -109,18 +109,23 @@ def _list() -> dict[str, Protocol]:
             window=_everything,
             order="resize-clip",
         ),
+    ]
+
+
+def _of_nyu() -> list[Protocol]:
+    return [
         Protocol(
             name="nyu-eigen",
             says="AdaBins on NYU: rows 45:471, columns 41:601, below 10 m",
             window=_nyu_eigen,
-            min_depth=near,
+            min_depth=_NEAR,
             max_depth=10.0,
         ),
         Protocol(
             name="nyu-eigen-zoe",
             says="ZoeDepth on NYU: as nyu-eigen, resized before it is clipped",
             window=_nyu_eigen,
-            min_depth=near,
+            min_depth=_NEAR,
             max_depth=10.0,
             order="resize-clip",
         ),
@@ -134,21 +139,25 @@ def _list() -> dict[str, Protocol]:
             names=(*METRICS, "mae"),
         ),
     ]
+
+
+def _of_kitti() -> list[Protocol]:
     windows = {
         "garg": (_garg, "Garg's window"),
         "eigen": (_kitti_eigen, "Eigen's window"),
         "none": (_everything, "every pixel"),
     }
+    found = []
     for short, (window, words) in windows.items():
         name = f"kitti-{short}"
         crop = f"{words} of the 352x1216 crop, below 80 m"
-        every += [
+        found += [
             Protocol(
                 name=name,
                 says=f"AdaBins on KITTI: {crop}",
                 window=window,
-                min_depth=near,
-                max_depth=far,
+                min_depth=_NEAR,
+                max_depth=_KITTI_FAR,
                 frame="benchmark",
             ),
             Protocol(
@@ -157,22 +166,22 @@ def _list() -> dict[str, Protocol]:
                 window=window,
                 frame="benchmark",
                 order="resize-clip",
-                min_depth=near,
-                max_depth=far,
+                min_depth=_NEAR,
+                max_depth=_KITTI_FAR,
             ),
             Protocol(
                 name=f"{name}-full",
                 says=f"BTS on KITTI: {words} of the whole image, below 80 m",
                 window=window,
                 frame="benchmark-in-image",
-                min_depth=near,
-                max_depth=far,
+                min_depth=_NEAR,
+                max_depth=_KITTI_FAR,
             ),
         ]
-    return {one.name: one for one in every}
+    return found
 
 
-PROTOCOLS = _list()
+PROTOCOLS = {one.name: one for one in (*_of_any(), *_of_nyu(), *_of_kitti())}
 
 
 def find_protocol(name: str) -> Protocol:

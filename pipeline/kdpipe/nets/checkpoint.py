@@ -160,34 +160,14 @@ def load_state(
         for key, value in state.items()
         if not (unused(key) and (key not in own or own[key].shape != value.shape))
     }
-    missing = [key for key in own if key not in taken and not unused(key)]
-    extra = [key for key in taken if key not in own]
-    misshapen = [
-        f"{key} {tuple(value.shape)}, not {tuple(own[key].shape)}"
-        for key, value in taken.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}"
-        for what, keys in (
-            ("missing", missing),
-            ("left over", extra),
-            ("of another shape", misshapen),
-        )
-        if keys
-    ]
+    problems = _misfits(own, taken, unused)
     if problems:
         raise CheckpointError(
             f"{where} holds another network than {type(network).__name__} with {len(own)} entries: "
             f"{'; '.join(problems)}. {looks_like(names or state)}Check that card and file belong "
             "together"
         )
-    for key, value in taken.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError(
-                f"{where} holds values that are no numbers (NaN or infinite) in {key}, expected "
-                "finite weights: the training that wrote it diverged; take another file"
-            )
+    _check_finite(taken, where)
     if take:
         unfilled = {one.data_ptr() for one in network.parameters()}  # and no computed buffer
         for key in own.keys() - taken.keys():
@@ -196,6 +176,37 @@ def load_state(
         taken = {key: value.to(own[key].dtype) for key, value in taken.items() if key in own}
     del own  # some of it may be copies
     network.load_state_dict(taken, strict=False, assign=take)
+
+
+def _misfits(
+    own: Mapping[str, Tensor], taken: Mapping[str, Tensor], unused: Callable[[str], bool]
+) -> list[str]:
+    """How the entries differ from the network's own, one kind of difference each."""
+    missing = [key for key in own if key not in taken and not unused(key)]
+    extra = [key for key in taken if key not in own]
+    misshapen = [
+        f"{key} {tuple(value.shape)}, not {tuple(own[key].shape)}"
+        for key, value in taken.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    return [
+        f"{len(keys)} {what}: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}"
+        for what, keys in (
+            ("missing", missing),
+            ("left over", extra),
+            ("of another shape", misshapen),
+        )
+        if keys
+    ]
+
+
+def _check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{where} holds values that are no numbers (NaN or infinite) in {key}, expected "
+                "finite weights: the training that wrote it diverged; take another file"
+            )
 
 
 _TORN = (
