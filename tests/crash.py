@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ from typer.main import get_command
 
 from kdpipe import teachers
 from kdpipe.store import claims, layout, ledger
-from kdpipe.store.claims import Claim, Owner
+from kdpipe.store.claims import Owner
 from kdpipe.teaching import pool, tally
 from kdpipe_stages import cli
 
@@ -88,8 +87,8 @@ class Order:
     seconds: float = 0.0
     """That the toy takes for an image."""
 
-    lease: float | None = None
-    """Of its claims [s]; None: as always."""
+    slept: float = 0.0
+    """By how much its clock jumps when it goes on after the signal [s]."""
 
     patience: float | None = 0.1
     """Before a shard that another process holds is tried again [s]; None: as always."""
@@ -146,6 +145,8 @@ class Steps:
         if torn is not None and self._order.signal == signal.SIGKILL:
             os.ftruncate(torn, os.fstat(torn).st_size // 2)
         os.kill(os.getpid(), self._order.signal)
+        awake, slept = claims.awake, self._order.slept
+        claims.awake = lambda: awake() + slept
 
     def _audit(self, event: str, values: tuple[Any, ...]) -> None:
         if event == "open":
@@ -219,8 +220,6 @@ def _prepare(order: Order) -> None:
         return toy
 
     teachers.load_teacher = load
-    if order.lease is not None:
-        Claim.take = partial(Claim.take, lease=order.lease)  # type: ignore[method-assign]
     _Watched.steps.watch()
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.crash import STORE, Order
 from tests.crash_cases import AT_ONCE, STEPS, Cases, unlike
 
 from kdpipe.store import ledger
+from kdpipe.store.claims import LEASE_SECONDS
 from kdpipe.store.verify import verify
 
 
@@ -144,16 +144,18 @@ def test_of_two_who_make_a_store_at_once_the_second_is_refused_what_differs(
 
 def test_a_lease_is_over_after_its_seconds(cases: Cases) -> None:
     project = cases.copy("new")
-    order = Order(folder=project, steps=("look 8",), signal=signal.SIGSTOP, lease=2)
+    order = Order(folder=project, steps=("look 8",), signal=signal.SIGSTOP, slept=LEASE_SECONDS)
 
     sleeper = crash.start(order)
     crash.wait_until_stopped(sleeper)
-    time.sleep(2)
+    (claim,) = (project / STORE).glob("claims/*.json")
+    renewed = claim.stat().st_mtime - LEASE_SECONDS
+    os.utime(claim, (renewed, renewed))
     status = crash.run(project)
     os.kill(sleeper.pid or 0, signal.SIGCONT)
 
     assert (status, crash.end(sleeper)) == (0, 0)
     (said,) = crash.said_by(project, sleeper)
-    assert re.search(r"this process slept \d+ s, its lease is 2 s", said)
+    assert re.search(r"this process slept \d+ s, its lease is 600 s", said)
     assert crash.content(project) == cases.expected
     assert crash.computed_twice(project) == [1]
