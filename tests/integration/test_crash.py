@@ -67,6 +67,8 @@ def test_killed_at_thirty_random_moments_it_ends_as_if_nothing_had_happened(case
             process.kill()
             here += crash.end(process) == -signal.SIGKILL
         kills += here
+        if not here:  # it was measured while the machine was busy
+            seconds /= 2
         goes_on(project, cases.expected, after=f"kill {kills}", kills=here)
 
 
