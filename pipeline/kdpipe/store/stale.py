@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kdpipe.rows import Rows
+    from kdpipe.store.ledger import Line
     from kdpipe.store.metadata import StoreInfo
 
 FITTED_ON = "fitted_on"
@@ -47,23 +48,31 @@ def check_weights(path: Path, info: StoreInfo) -> None:
         compare(path, {"weights": {"sha256": found}}, expected)
 
 
-def check_rows(path: Path, rows: Rows) -> None:
+def check_rows(path: Path, rows: Rows) -> list[Line]:
     """Refuses a store of which rows were reordered or edited since; rows at the end may be new.
 
     Args:
         path: of the store.
         rows: of the data set, as they are now.
 
+    Returns:
+        What the finished shards of these rows hold, in order; those beyond them are left out.
+
     Raises:
-        StaleStoreError: names the rows of the first shard that differs.
+        StaleStoreError: names the rows of the first shard that differs, or that cannot be compared
+            because the data set ends within it.
     """
-    for line in read_lines(path):
-        if line.stop <= len(rows) and line.row_digest != rows.digest(line.start, line.stop):
+    lines = [line for line in read_lines(path) if line.start < len(rows)]
+    for line in lines:
+        is_cut = line.stop > len(rows)
+        if is_cut or line.row_digest != rows.digest(line.start, line.stop):
+            differ = "order, images, frames or focal lengths differ"
+            why = f"there are only {len(rows)}" if is_cut else differ
             raise StaleStoreError(
                 f"{path}: rows {line.start} to {line.stop - 1} are not those of {rows.name} now "
-                "(order, images, frames or focal lengths differ): restore them, or remove the "
-                "store and its manifest and teach again"
+                f"({why}): restore them, or remove the store and its manifest and teach again"
             )
+    return lines
 
 
 def _weights_here(teacher: str) -> dict[str, object]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from kdpipe.errors import StaleStoreError, TrainingError
-from kdpipe.store.consolidated import read_lines
+from kdpipe.errors import TrainingError
 from kdpipe.store.frame import BILINEAR, to_frame
+from kdpipe.store.stale import check_rows
 from kdpipe.training.bins import SHARES, of_teacher, sample_bins
 from kdpipe.training.memory import REMEMBERED_BYTES
 
@@ -295,15 +295,7 @@ def check_store(store: Store, rows: Rows) -> dict[int, str]:
         StaleStoreError: the rows were reordered or edited since they were taught.
     """
     missing = dict.fromkeys(range(len(rows)), NOT_TAUGHT)
-    for line in read_lines(store.path):
-        if line.start >= len(rows):
-            continue
-        if line.stop > len(rows) or line.row_digest != rows.digest(line.start, line.stop):
-            raise StaleStoreError(
-                f"{store.path}: rows {line.start} to {line.stop} are not those of {rows.name} "
-                "(order, images, frames or focal lengths differ): the data set changed since; run "
-                "`kdpipe teach` again"
-            )
+    for line in check_rows(store.path, rows):
         for number in range(line.start, line.stop):
             del missing[number]
         missing.update({int(number): reason for number, reason in line.bad.items()})

@@ -91,8 +91,11 @@ def test_stores_that_do_not_say_where_their_weights_are_from_are_of_their_own_da
 def test_rows_that_were_edited_are_refused_and_new_ones_are_not(store: Store) -> None:
     rows = read_rows(layout.rows_path("tiny"))
     listed = rows[:]
-    check_rows(store.path, make_rows(rows.card, rows.root, listed[:7]))
     check_rows(store.path, make_rows(rows.card, rows.root, [*listed, replace(listed[0], id="9")]))
+    fewer = make_rows(rows.card, rows.root, listed[:6])
+    assert [one.shard for one in check_rows(store.path, fewer)] == [0, 1, 2]
+    with pytest.raises(StaleStoreError, match=r"rows 6 to 7 are not .* \(there are only 7\)"):
+        check_rows(store.path, make_rows(rows.card, rows.root, listed[:7]))
 
     listed[5] = replace(listed[5], image_digest="f" * 16)
     write_rows(layout.rows_path("tiny"), make_rows(rows.card, rows.root, listed))
