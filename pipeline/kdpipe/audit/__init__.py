@@ -26,6 +26,7 @@ from kdpipe.errors import CardError, StoreError
 from kdpipe.metrics.table import write_summary
 from kdpipe.store import Store, open_store
 from kdpipe.store.layout import audit_path, manifest_path, store_path
+from kdpipe.store.stale import check_weights
 from kdpipe.teaching.progress import Progress
 
 if TYPE_CHECKING:
@@ -92,14 +93,15 @@ def run(
         CheckpointError: the teacher is to be asked, and its weights are not there any more.
         StoreError: there is no store, none of its rows is finished, its bytes changed, or fewer
             images have depth than are asked for.
-        StaleStoreError: the store is another teacher's, or of other rows; or the teacher is to be
-            asked, and its weights are others now.
+        StaleStoreError: the store is another teacher's, of other weights than the teacher has now,
+            or of other rows.
     """
     card, again = load_teacher_card(teacher, manifests), again or Again()
     if not card.is_metric:
         raise CardError(f"{teacher}: affine-invariant, metres are audited: name a metric teacher")
     rows = rows_of(data, manifests)
     store = open_store(store_path(data, teacher), card=card)
+    check_weights(store.path, store.info)
     records = records_of(store, rows)
     if not records:
         raise StoreError(f"{store.path} has no finished row: run `kdpipe teach` first")

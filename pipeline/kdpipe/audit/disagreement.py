@@ -14,6 +14,7 @@ from kdpipe.cards import load_teacher_card
 from kdpipe.errors import StoreError
 from kdpipe.store import Store, open_store
 from kdpipe.store.layout import store_path
+from kdpipe.store.stale import check_weights
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -60,12 +61,13 @@ def open_others(teachers: Sequence[str], rows: Rows, manifests: Path | None = No
 
     Raises:
         StoreError: one is not there, or has no finished row.
-        StaleStoreError: one is another teacher's, or of other rows.
+        StaleStoreError: one is another teacher's, of other weights, or of other rows.
     """
     opened = []
     for name in teachers:
         card = load_teacher_card(name, manifests)
         store = open_store(store_path(rows.name, name), card=card)
+        check_weights(store.path, store.info)
         if not records_of(store, rows):
             raise StoreError(f"{store.path} has no finished row: run `kdpipe teach` first")
         opened.append(store)

@@ -6,9 +6,13 @@ curves/<run>.csv (for `dvc plots`) · *.png.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import re
+import secrets
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from kdpipe.cards import card_names, load_teacher_card
+from kdpipe.errors import StaleStoreError
 from kdpipe.metrics.table import read_summary, write_summary
 from kdpipe.report.board import (
     Board,
@@ -29,6 +34,11 @@ from kdpipe.report.page import Section, TeacherNote, page
 from kdpipe.report.pictures import write_sheet
 from kdpipe.report.tables import csv_text, lines_of, metrics_tree
 from kdpipe.store.layout import all_stores, audit_path, report_dir, teacher_dir, weights_path
+from kdpipe.store.metadata import read_info
+from kdpipe.store.stale import check_weights
+
+_LONG_AGO = 24 * 3600.0
+"""Seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +68,55 @@ def run(*, manifests: Path | None = None) -> Report:
     """
     boards = read_boards()
     folder = report_dir()
-    half = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(half, ignore_errors=True)
+    _tidy(folder)
+    half = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")  # another may be at it
     half.mkdir(parents=True)
     try:
         _write(half, boards, manifests)
-        shutil.rmtree(folder, ignore_errors=True)
-        half.rename(folder)
+        _replace(folder, half)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     runs = sum(len(board.everyone) for board in boards)
     return Report(path=folder / "index.md", boards=len(boards), runs=runs)
 
 
+def _tidy(folder: Path) -> None:
+    """Removes what a killed report left long ago."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LONG_AGO:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace(folder: Path, half: Path) -> None:
+    """The last of several that end at once stays."""
+    while True:
+        gone = half.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            half.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+
+
+def _say_stale() -> None:
+    """Evaluations and audits of such a store are of another teacher than the one there is now."""
+    for path in all_stores():
+        try:
+            check_weights(path, read_info(path))
+        except StaleStoreError as error:
+            log.warning("shown of a store of other weights than there are now: %s", error)
+
+
 def _write(folder: Path, boards: Sequence[Board], manifests: Path | None) -> None:
     """Writes the page, the tables and the pictures."""
     stores = [read_store_cost(path) for path in all_stores()]
+    _say_stale()
     notes = {
         name: _note(name, stores, manifests)
         for name in sorted({one.teacher for board in boards for one in board.teachers})

@@ -171,8 +171,9 @@ def test_a_teacher_that_was_fitted_again_is_refused(taught: tuple[Rows, Store]) 
     digest = hashlib.sha256(b"others").hexdigest()
     write_atomically(noted, as_json({**read_json(noted), "sha256": digest}))
 
-    with pytest.raises(StaleStoreError, match=r"weights\.sha256 is '.*' in the store"):
-        relive(2)
+    for ask in (lambda: relive(2), lambda: audit.run(TEACHER, "photos")):
+        with pytest.raises(StaleStoreError, match=r"weights\.sha256 is '.*' in the store"):
+            ask()
 
 
 def test_without_a_question_no_teacher_is_needed(taught: tuple[Rows, Store]) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from kdpipe.report.pictures import pick
 from kdpipe.report.sheets import Seen, depth_range, draw_sheet, relative_error
 from kdpipe.report.tables import escape, lines_of, metrics_tree
 from kdpipe.report.verdict import verdicts
-from kdpipe.store.layout import Run, evaluation_path, student_dir
+from kdpipe.store.disk import as_json, write_atomically
+from kdpipe.store.layout import Run, evaluation_path, student_dir, weights_path
 
 ARMS = {
     "none": Run(data="toy", student=STUDENT, method="none"),
@@ -336,3 +338,33 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one_and_no_half(
 
     assert (toy.folder / "artifacts/report/index.md").read_bytes() == before
     assert not list((toy.folder / "artifacts").glob(".report*"))
+
+
+def test_two_reports_at_once_leave_each_other_alone(
+    toy: ToyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add_teacher()
+
+    def again(*given: Any) -> None:
+        monkeypatch.setattr(report, "write_summary", write_summary)
+        report.run()  # another one begins and ends before this one has written its last file
+        write_summary(*given)
+
+    monkeypatch.setattr(report, "write_summary", again)
+
+    done = report.run()
+
+    assert {"index.md", "metrics.json"} <= {one.name for one in done.path.parent.iterdir()}
+    assert not list((toy.folder / "artifacts").glob(".report*"))
+
+
+def test_a_report_says_which_store_is_of_other_weights(
+    toy: ToyProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    _add_teacher()
+    toy.add_store()
+    write_atomically(weights_path("toy", TEACHER), as_json({"sha256": "f" * 64}))
+
+    report.run()
+
+    assert "of other weights than there are now" in caplog.text
