@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kdpipe.types import BinCodes
 
+_TINY = float(np.finfo(np.float32).tiny)
 _BINS_AT_ONCE = 8
 """Keeps the working memory of `encode` far below the volume itself."""
 
@@ -58,7 +59,9 @@ class Companded:
     def table(self) -> NDArray[np.float32]:
         """Probability of every code before the division by the sum (levels,)."""
         roots = np.arange(self.levels, dtype=np.float64) / (self.levels - 1)
-        return np.maximum(roots**2, self.floor).astype(np.float32)
+        # Never 0: where all codes of a pixel are, as of many bins in few levels, it says nothing,
+        # which is an even distribution and not 0 / 0.
+        return np.maximum(roots**2, max(self.floor, _TINY)).astype(np.float32)
 
     def encode(self, probabilities: NDArray[np.float32]) -> BinCodes:
         """Turns probabilities (K, h, w), which sum to 1 over K, into codes (K, h, w).
@@ -67,9 +70,9 @@ class Companded:
         """
         codes = np.empty(probabilities.shape, np.uint8)
         for first in range(0, len(probabilities), _BINS_AT_ONCE):
-            part = probabilities[first : first + _BINS_AT_ONCE].astype(np.float32)  # a copy
-            np.nan_to_num(part, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
-            np.clip(part, 0.0, 1.0, out=part)
+            inside = np.clip(probabilities[first : first + _BINS_AT_ONCE], 0.0, 1.0)  # a copy
+            part = inside.astype(np.float32, copy=False)
+            np.nan_to_num(part, copy=False, nan=0.0)
             np.sqrt(part, out=part)
             np.multiply(part, np.float32(self.levels - 1), out=part)
             np.rint(part, out=part)

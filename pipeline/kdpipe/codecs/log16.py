@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kdpipe.types import Codes, Depth
 
 _MOST_CODES = 65535
+_TINY, _HUGE = (float(one) for one in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+"""Below, float32 has no 1e-6 of precision; beyond, no number."""
+
 _TOGETHER = 64
 """Rows that are looked up at once: those of a whole large map leave the processor's cache."""
 
@@ -29,8 +32,8 @@ class Log16:
     a depth map takes less than half a byte per pixel.
 
     Args:
-        near: smallest depth kept [m], > 0; nearer is clamped to it.
-        far: largest depth kept [m], > near; farther is clamped to it.
+        near: smallest depth kept [m], a normal float32 > 0; nearer is clamped to it.
+        far: largest depth kept [m], > near, finite in float32; farther is clamped to it.
         max_relative_error: promised bound of |decode(encode(d)) - d| / d inside [near, far], apart
             from the rounding of float32 (1e-6).
 
@@ -43,9 +46,9 @@ class Log16:
     max_relative_error: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 < self.near < self.far or not 0 < self.max_relative_error < 1:
+        if not _TINY <= self.near < self.far <= _HUGE or not 0 < self.max_relative_error < 1:
             raise CardError(
-                "log16 needs 0 < near < far and an error in (0, 1), got "
+                "log16 needs 0 < near < far within float32 and an error in (0, 1), got "
                 f"near {self.near}, far {self.far}, max_relative_error {self.max_relative_error}"
             )
         if self.largest_code > _MOST_CODES:
@@ -78,7 +81,8 @@ class Log16:
         Infinity is unknown, not far: a network that says it has said nothing.
         """
         known = np.isfinite(depth) & (depth > 0)
-        clamped = np.clip(np.where(known, depth, self.near), self.near, self.far).astype(np.float64)
+        # As float64: in float32 `near` itself may lie a rounding below `near`, and below code 1.
+        clamped = np.clip(np.where(known, depth, self.near).astype(np.float64), self.near, self.far)
         codes = 1 + np.rint(np.log(clamped / self.near) / self.step)
         return np.where(known, codes, 0).astype(np.uint16)
 

@@ -83,9 +83,11 @@ class LogBinomial:
     def __post_init__(self) -> None:
         near, far = self.span or (0.0, 1.0)
         errors = (self.max_logit_error, self.max_temperature_error, self.max_point_error)
-        positive = min(*errors, self.offset, self.coldest) > 0 and max(errors) < 0.1
+        numbers = (*errors, self.offset, self.coldest, self.hottest, near, far)
+        positive = all(map(math.isfinite, numbers)) and min(*errors, self.offset, self.coldest) > 0
         counts = self.bins > 1 and len(self.attractors) > 0 and min(self.attractors) > 0
-        if not (positive and counts and 0 <= near < far and self.coldest < self.hottest):
+        ranges = max(errors) < 0.1 and 0 <= near < far and self.coldest < self.hottest
+        if not (positive and counts and ranges):
             raise CardError(
                 "log-binomial needs 2 bins, an attractor on each map, near < far, coldest < "
                 f"hottest, an offset and errors in (0, 0.1), got {self}"

@@ -57,11 +57,20 @@ def test_every_decoded_probability_has_a_logarithm() -> None:
 
 
 def test_codes_are_frozen() -> None:
-    probabilities = np.array([0, 1e-5, 1e-4, 0.01, 0.25, 1, np.nan, 1.5], np.float32)
+    probabilities = np.array([0, 1e-5, 1e-4, 0.01, 0.25, 1, np.nan, 1e300])
 
     codes = CODEC.encode(probabilities[:, None, None])
 
     assert codes.ravel().tolist() == [0, 0, 1, 6, 32, 63, 0, 63]
+
+
+@pytest.mark.parametrize("said", [0.004, np.nan, -1e300, 5e-324])
+def test_where_all_codes_are_0_the_distribution_is_even(said: float) -> None:
+    codec = Companded(levels=3, floor=0.0)
+
+    decoded = codec.decode(codec.encode(np.full((256, 1, 1), said)))
+
+    np.testing.assert_allclose(decoded, 1 / 256, rtol=1e-5)
 
 
 def test_a_code_of_other_parameters_is_refused() -> None:

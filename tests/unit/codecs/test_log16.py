@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +28,26 @@ def test_round_trip_stays_within_the_stated_bound(codec: Log16, data: st.DataObj
     decoded = codec.decode(codec.encode(depth))
 
     np.testing.assert_allclose(decoded, depth, rtol=codec.max_relative_error + FLOAT32_SLACK)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "codec",
+    [Log16(1.3, 1.3001, 1e-9), Log16(1e-3, 40), Log16(1.2e-38, 1e-36), Log16(1, 3.4e38, 2e-3)],
+    ids=["narrow", "usual", "tiny", "wide"],
+)
+def test_the_ends_of_the_range_have_codes_in_any_precision(
+    codec: Log16, dtype: type[np.floating[Any]]
+) -> None:
+    ends = np.array([[codec.near, codec.far]], dtype)
+    depth = np.concatenate([ends, np.nextafter(ends, np.array([[0, np.inf]], dtype))])
+
+    codes = codec.encode(depth)
+
+    assert codes.min() >= 1
+    decoded = codec.decode(codes).astype(np.float64)
+    bound = codec.max_relative_error + FLOAT32_SLACK
+    np.testing.assert_allclose(decoded, depth.astype(np.float64), rtol=bound)
 
 
 def test_the_bound_is_nearly_reached_so_no_code_is_wasted() -> None:
@@ -66,7 +88,16 @@ def test_a_code_of_other_parameters_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("near", "far", "error"), [(0.0, 10.0, 1e-3), (2.0, 1.0, 1e-3), (1e-3, 100.0, 1e-5)]
+    ("near", "far", "error"),
+    [
+        (0.0, 10.0, 1e-3),
+        (2.0, 1.0, 1e-3),
+        (1e-3, 100.0, 1e-5),
+        (1e-3, np.inf, 1e-3),
+        (1e-3, np.nan, 1e-3),
+        (1e-3, 10.0, np.nan),
+        (1e-44, 1e-40, 1e-2),
+    ],
 )
 def test_impossible_parameters_are_refused(near: float, far: float, error: float) -> None:
     with pytest.raises(CardError, match="log16"):

@@ -317,6 +317,9 @@ def test_maps_of_other_shapes_are_refused() -> None:
         {"coldest": 60.0},
         {"offset": 0.0},
         {"max_logit_error": 1e-4},
+        {"offset": np.nan},
+        {"hottest": np.inf},
+        {"span": (0.0, np.inf)},
     ],
 )
 def test_impossible_parameters_are_refused(changes: dict[str, Any]) -> None:
