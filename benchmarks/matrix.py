@@ -19,6 +19,7 @@ import math
 import os
 import re
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -144,6 +145,20 @@ def prepare_teacher(project: Path, name: str, data: Sequence[str], flags: str) -
     return kdpipe(project, "evaluate", "--teacher", name, "--data", data[0])
 
 
+def prepare_teachers(pool: Executor, board: Board, project: Path, arms: Sequence[Arm]) -> None:
+    """Prepares those that the arms name and no earlier arm did."""
+    named = {word for arm in arms for word in re.split(r"[ ,]", arm.flags)}
+    wanted = {
+        name: pool.submit(prepare_teacher, project, name, tuple(board.matrix.data), flags)
+        for name, flags in board.matrix.teachers.items()
+        if name in named and name not in board.teachers
+    }
+    for name, judged in wanted.items():
+        summary = judged.result()
+        board.teachers[name], board.median = summary["metrics"], summary["median"]
+        board.save()
+
+
 def train(job: Job) -> Found:
     """Trains one student or goes on with it; judges it unless that was done since."""
     trained = kdpipe(job.folder, "distill", *words(job.flags), "--seed", str(job.seed))
@@ -197,7 +212,7 @@ def done(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Found | Non
             yield running[future], None
 
 
-def run_arms(pool: Executor, board: Board, folders: Mapping[float, Path]) -> None:
+def run_arms(pool: Executor, board: Board, project: Path, folders: Mapping[float, Path]) -> None:
     """Searches rates, then trains all seeds: of the arms with most seeds first."""
     matrix = board.matrix
     common = f"--data {next(iter(matrix.data))} --student {matrix.student}"
@@ -208,6 +223,7 @@ def run_arms(pool: Executor, board: Board, folders: Mapping[float, Path]) -> Non
 
     for count in sorted({arm.seeds for arm in matrix.arms}, reverse=True):
         arms = [arm for arm in matrix.arms if arm.seeds == count]
+        prepare_teachers(pool, board, project, arms)
         for task, found in done(
             pool, [job(arm, rate, 0, judged=False) for rate in matrix.rates for arm in arms]
         ):
@@ -231,14 +247,15 @@ def best_rate(search: Mapping[str, float]) -> float:
     return min(known, key=lambda rate: known[rate], default=0.0)
 
 
-def gains(arm: Found, base: Found) -> list[float]:
-    """Share of the baseline's AbsRel that is gone, seed by seed."""
-    pairs = [(arm["seeds"][s], base["seeds"][s]) for s in arm["seeds"] if s in base["seeds"]]
-    return [1 - one["test"]["abs_rel"] / other["test"]["abs_rel"] for one, other in pairs]
+def pairs(arm: Found, base: Found) -> list[tuple[float, float]]:
+    """AbsRel of an arm and of the baseline, for each seed that both have."""
+    both = [s for s in arm["seeds"] if s in base["seeds"]]
+    return [(arm["seeds"][s]["test"]["abs_rel"], base["seeds"][s]["test"]["abs_rel"]) for s in both]
 
 
 def table(board: Board) -> str:
-    """Markdown: mean and deviation, gain over the baseline paired by seed, gap closed, rate."""
+    """Markdown: mean ± deviation; gain in AbsRel over the baseline, paired by seed, ± its standard
+    error; share of the baseline's distance to the best teacher that is closed; the rate."""
     heads = [*METRICS.values(), "gain", "gap closed", "rate", "seeds"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     known = {"median depth map of the train split": board.median} if board.median else {}
@@ -258,16 +275,17 @@ def _cells(arm: Found, base: Found, teacher: float) -> list[str]:
     if not seeds:
         return ["not run", "", "", "", "", "", "0"]
     cells = [_spread([one[metric] for one in seeds]) for metric in METRICS]
-    gained = [] if arm is base else gains(arm, base)
-    if not gained:
-        return [*cells, "", "", f"{arm['rate']:g}", str(len(seeds))]
-    gain = statistics.mean(gained)
-    error = statistics.stdev(gained) / math.sqrt(len(gained)) if len(gained) > 1 else math.nan
-    shown = f"{gain:+.1%}" + (f" ± {error:.1%}" if len(gained) > 1 else "")
-    labels = statistics.mean(base["seeds"][s]["test"]["abs_rel"] for s in arm["seeds"])
-    mine = statistics.mean(one["abs_rel"] for one in seeds)
+    end = [f"{arm['rate']:g}", str(len(seeds))]
+    both = [] if arm is base else pairs(arm, base)
+    if not both:
+        return [*cells, "", "", *end]
+    gained = [1 - mine / labels for mine, labels in both]
+    gain = f"{statistics.mean(gained):+.1%}"
+    if len(gained) > 1:
+        gain += f" ± {statistics.stdev(gained) / math.sqrt(len(gained)):.1%}"
+    mine, labels = (statistics.mean(values) for values in zip(*both, strict=True))
     closed = f"{(labels - mine) / (labels - teacher):.0%}" if labels > teacher else ""
-    return [*cells, shown, closed, f"{arm['rate']:g}", str(len(seeds))]
+    return [*cells, gain, closed, *end]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -294,18 +312,16 @@ def main() -> None:
     if asked.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
-    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn"))
+    try:
         for each in [pool.submit(index, project, *item) for item in matrix.data.items()]:
             each.result()
-        for name, judged in [
-            (name, pool.submit(prepare_teacher, project, name, tuple(matrix.data), flags))
-            for name, flags in matrix.teachers.items()
-        ]:
-            summary = judged.result()
-            board.teachers[name], board.median = summary["metrics"], summary["median"]
-            board.save()
-        run_arms(pool, board, folders)
-    print(table(board))
+        run_arms(pool, board, project, folders)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        pool.shutdown(cancel_futures=True)  # what runs is stopped too, or ends
+        print(table(board))
 
 
 if __name__ == "__main__":
