@@ -262,6 +262,8 @@ class _Actor:
                 f"a worker on {socket.gethostname()} finds no {self._assignment.folder}, expected "
                 "the working folder: all nodes of a cluster share it, the store and the images"
             ) from error
+        if self._assignment.threads is None:
+            self._assignment = replace(self._assignment, cores=_cores_here())
         self._worker = Worker(self._assignment)
 
     def measure(self, frames: Sequence[tuple[int, int]]) -> Measure:
@@ -289,6 +291,36 @@ def _threads(workers: int) -> int:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // workers)
+
+
+def _cores_here() -> int:
+    """This actor's share of its node of a cluster, see `share_of`."""
+    import ray
+
+    context = ray.get_runtime_context()
+    node = next(one for one in ray.nodes() if one["NodeID"] == context.get_node_id())
+    return share_of(
+        gpus=context.get_assigned_resources().get("GPU", 0),
+        of=node["Resources"].get("GPU", 0),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        threads=os.environ.get("OMP_NUM_THREADS", ""),
+    )
+
+
+def share_of(*, gpus: float, of: float, cores: int, threads: str) -> int:
+    """Cores that a worker may encode with, others being on its node whose number nobody knows.
+
+    Args:
+        gpus: that Ray gave it.
+        of: that the node has.
+        cores: of the node.
+        threads: OMP_NUM_THREADS, which Ray sets to the CPUs that it gave where the user has not.
+
+    Returns:
+        With GPUs, which wait for what is encoded, as large a share of the cores as of the GPUs.
+    """
+    own = int(threads) if threads.isdecimal() else 1
+    return max(1, own, int(cores * gpus / of) if of else 0)
 
 
 def _check_gpus(workers: int, each: float) -> None:

@@ -61,6 +61,9 @@ class Assignment:
     threads: int | None = None
     """Of torch on the CPU; None: torch's own choice."""
 
+    cores: int | None = None
+    """That it may encode with; None: as many as `threads`, else all that the process may use."""
+
     run: str = ""
     """One command's claims, whatever its number of workers."""
 
@@ -220,8 +223,9 @@ class Worker:
     @property
     def _cores(self) -> int:
         """This worker's share of them."""
-        if self.assignment.threads is not None:
-            return self.assignment.threads
+        wanted = self.assignment.cores or self.assignment.threads
+        if wanted is not None:
+            return wanted
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     def _looked_at(
