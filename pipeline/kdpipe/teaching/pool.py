@@ -297,7 +297,7 @@ def _cores_here() -> int:
     """This actor's share of its node of a cluster, see `share_of`."""
     import ray
 
-    context = ray.get_runtime_context()
+    context: Any = ray.get_runtime_context()
     node = next(one for one in ray.nodes() if one["NodeID"] == context.get_node_id())
     return share_of(
         gpus=context.get_assigned_resources().get("GPU", 0),
