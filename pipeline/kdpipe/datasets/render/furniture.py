@@ -84,38 +84,13 @@ def thing(shop: Shop, at: Pose, place: tuple[float, float], z: float, room: floa
     here: Point = (place[0], place[1], z)
     turned = at.then(pose(*here, shop.between(-1.5, 1.5)))
     if kind == 0:
-        top = 0.0
-        for _ in range(int(shop.rng.integers(1, 4))):
-            thick = shop.between(0.02, 0.045)
-            if top + thick > room:
-                break
-            slid = turned.then(pose(0, 0, top, shop.between(-0.3, 0.3)))
-            out.box(
-                (-0.1, 0.1),
-                (-0.075, 0.075),
-                (0, thick),
-                shop.pick(style.colours),
-                BOOKS,
-                at=slid,
-                faces=ALL_BUT_BOTTOM,
-            )
-            top += thick
+        _book_pile(shop, turned, room)
     elif kind == 1:
         out.cylinder(
             here, 0.042, (z, z + 0.1), shop.pick(style.pottery), OBJECTS, at=at, top=style.dark
         )
     elif kind == 2:
-        tall = min(shop.between(0.16, 0.3), room)
-        out.ellipsoid(
-            (here[0], here[1], z + tall * 0.4),
-            (0.075, 0.075, tall * 0.4),
-            shop.pick(style.pottery),
-            OBJECTS,
-            at=at,
-        )
-        out.cylinder(
-            here, 0.03, (z + tall * 0.6, z + tall), shop.pick(style.pottery), OBJECTS, at=at
-        )
+        _vase(shop, at, here, min(shop.between(0.16, 0.3), room))
     elif kind == 3:
         side, tall = shop.between(0.06, 0.14), min(shop.between(0.06, 0.22), room)
         out.box(
@@ -137,8 +112,36 @@ def thing(shop: Shop, at: Pose, place: tuple[float, float], z: float, room: floa
             at=at,
         )
     else:
-        tall = min(shop.between(0.2, 0.3), room)
-        out.cylinder(here, 0.035, (z, z + tall * 0.7), shop.pick(style.colours), OBJECTS, at=at)
-        out.cylinder(
-            here, 0.014, (z + tall * 0.7, z + tall), shop.pick(style.colours), OBJECTS, at=at
+        _bottle(shop, at, here, min(shop.between(0.2, 0.3), room))
+
+
+def _book_pile(shop: Shop, at: Pose, room: float) -> None:
+    top = 0.0
+    for _ in range(int(shop.rng.integers(1, 4))):
+        thick = shop.between(0.02, 0.045)
+        if top + thick > room:
+            break
+        slid = at.then(pose(0, 0, top, shop.between(-0.3, 0.3)))
+        shop.out.box(
+            (-0.1, 0.1),
+            (-0.075, 0.075),
+            (0, thick),
+            shop.pick(shop.style.colours),
+            BOOKS,
+            at=slid,
+            faces=ALL_BUT_BOTTOM,
         )
+        top += thick
+
+
+def _vase(shop: Shop, at: Pose, here: Point, tall: float) -> None:
+    out, pottery, (x, y, z) = shop.out, shop.style.pottery, here
+    belly = (0.075, 0.075, tall * 0.4)
+    out.ellipsoid((x, y, z + tall * 0.4), belly, shop.pick(pottery), OBJECTS, at=at)
+    out.cylinder(here, 0.03, (z + tall * 0.6, z + tall), shop.pick(pottery), OBJECTS, at=at)
+
+
+def _bottle(shop: Shop, at: Pose, here: Point, tall: float) -> None:
+    out, colours, z = shop.out, shop.style.colours, here[2]
+    out.cylinder(here, 0.035, (z, z + tall * 0.7), shop.pick(colours), OBJECTS, at=at)
+    out.cylinder(here, 0.014, (z + tall * 0.7, z + tall), shop.pick(colours), OBJECTS, at=at)

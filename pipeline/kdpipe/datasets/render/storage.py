@@ -12,7 +12,7 @@ from kdpipe.datasets.render.furniture import (
     clutter,
     thing,
 )
-from kdpipe.datasets.render.surfaces import ALL_BUT_BOTTOM, Pose
+from kdpipe.datasets.render.surfaces import ALL_BUT_BOTTOM, Pose, Span
 
 
 def cabinet(shop: Shop, size: tuple[float, float, float], *, rows: int, columns: int) -> Piece:
@@ -37,31 +37,9 @@ def cabinet(shop: Shop, size: tuple[float, float, float], *, rows: int, columns:
             for column in range(columns):
                 x0 = -half + column * width / columns
                 z0 = 0.06 + row * (height - 0.06) / rows
-                x, z = (
-                    (x0 + 0.012, x0 + width / columns - 0.012),
-                    (z0 + 0.012, z0 + (height - 0.06) / rows - 0.012),
-                )
-                faces = ("north", "east", "west", "top")
-                out.box(
-                    x, (depth, depth + 0.02), z, front, FURNITURE, at=at, faces=faces, casts=False
-                )
-                tall = z[1] - z[0] > x[1] - x[0]
-                middle = (x[0] + x[1]) / 2, (z[0] + z[1]) / 2
-                knob = (
-                    (x[1] - 0.06 if column % 2 == 0 else x[0] + 0.04, middle[1]) if tall else middle
-                )
-                grip = 0.01, 0.06 if tall else 0.01
-                wide = 0.01 if tall else 0.06
-                out.box(
-                    (knob[0] - wide, knob[0] + wide),
-                    (depth + 0.02, depth + 0.045),
-                    (knob[1] - grip[1], knob[1] + grip[1]),
-                    shop.style.metal,
-                    FURNITURE,
-                    at=at,
-                    faces=("north", "top", "east", "west"),
-                    casts=False,
-                )
+                x = x0 + 0.012, x0 + width / columns - 0.012
+                z = z0 + 0.012, z0 + (height - 0.06) / rows - 0.012
+                _front(shop, at, x, depth, z, front, is_left=column % 2 == 0)
         if height < 1.5:
             clutter(
                 shop,
@@ -75,6 +53,28 @@ def cabinet(shop: Shop, size: tuple[float, float, float], *, rows: int, columns:
             clutter(shop, at, (-half + 0.05, half - 0.05), (0.05, depth - 0.05), height, 2)
 
     return Piece(width, depth + 0.05, height, build)
+
+
+def _front(
+    shop: Shop, at: Pose, x: Span, y: float, z: Span, material: int, *, is_left: bool
+) -> None:
+    """A door if it is tall, else a drawer, with its grip."""
+    faces = ("north", "east", "west", "top")
+    shop.out.box(x, (y, y + 0.02), z, material, FURNITURE, at=at, faces=faces, casts=False)
+    tall = z[1] - z[0] > x[1] - x[0]
+    middle = (x[0] + x[1]) / 2, (z[0] + z[1]) / 2
+    knob = (x[1] - 0.06 if is_left else x[0] + 0.04, middle[1]) if tall else middle
+    wide, high = (0.01, 0.06) if tall else (0.06, 0.01)
+    shop.out.box(
+        (knob[0] - wide, knob[0] + wide),
+        (y + 0.02, y + 0.045),
+        (knob[1] - high, knob[1] + high),
+        shop.style.metal,
+        FURNITURE,
+        at=at,
+        faces=("north", "top", "east", "west"),
+        casts=False,
+    )
 
 
 def bookcase(shop: Shop) -> Piece:
@@ -113,48 +113,70 @@ def bookcase(shop: Shop) -> Piece:
             )
             if number == shelves:
                 break
-            x, end, floor = -half + board + 0.01, half - board - 0.01, z + board
-            while x < end - 0.06:
-                kind = shop.rng.random()
-                if kind < 0.45:
-                    long = min(shop.between(0.15, 0.5), end - x)
-                    tall = shop.between(0.55, 0.85) * (step - board)
-                    out.box(
-                        (x, x + long),
-                        (0.02, depth - shop.between(0.02, 0.1)),
-                        (floor, floor + tall),
-                        shop.pick(shop.style.spines),
-                        BOOKS,
-                        at=at,
-                        faces=("north", "top", "east", "west"),
-                        casts=False,
-                    )
-                    x += long
-                elif kind < 0.75 and singles > 0:
-                    for _ in range(int(shop.rng.integers(2, 6))):
-                        thick, singles = shop.between(0.02, 0.05), singles - 1
-                        if x + thick < end:
-                            tall = shop.between(0.5, 0.92) * (step - board)
-                            out.box(
-                                (x, x + thick),
-                                (0.02, depth - shop.between(0.03, 0.09)),
-                                (floor, floor + tall),
-                                shop.pick(shop.style.colours),
-                                BOOKS,
-                                at=at,
-                                faces=("north", "top", "east", "west"),
-                                casts=False,
-                            )
-                        x += thick + 0.001
-                elif kind < 0.88:
-                    thing(shop, at, (x + 0.09, depth / 2), floor, (step - board) * 0.85)
-                    x += 0.2
-                else:
-                    x += shop.between(0.05, 0.25)
+            shelf = (-half + board + 0.01, half - board - 0.01)
+            singles = _fill(shop, at, shelf, depth, z + board, step - board, singles)
         if height < 1.7:
             clutter(shop, at, (-half + 0.08, half - 0.08), (0.05, depth - 0.05), height, 2)
 
     return Piece(width, depth, height, build)
+
+
+def _fill(
+    shop: Shop, at: Pose, shelf: Span, depth: float, floor: float, room: float, singles: int
+) -> int:
+    """Puts blocks of books, single books, things and gaps on a shelf, from its left to its right.
+
+    Args:
+        shop: what is needed for it.
+        at: the bookcase's pose.
+        shelf: from where to where it goes [m].
+        depth: of the bookcase [m].
+        floor: height of the board that they stand on [m].
+        room: up to the next board [m].
+        singles: how many single books may still come in this bookcase.
+
+    Returns:
+        How many may come after it.
+    """
+    x, end = shelf
+    while x < end - 0.06:
+        kind = shop.rng.random()
+        if kind < 0.45:
+            long = min(shop.between(0.15, 0.5), end - x)
+            tall = shop.between(0.55, 0.85) * room
+            front = depth - shop.between(0.02, 0.1)
+            spines = shop.pick(shop.style.spines)
+            _book(shop, at, (x, x + long), front, (floor, floor + tall), spines)
+            x += long
+        elif kind < 0.75 and singles > 0:
+            for _ in range(int(shop.rng.integers(2, 6))):
+                thick, singles = shop.between(0.02, 0.05), singles - 1
+                if x + thick < end:
+                    tall = shop.between(0.5, 0.92) * room
+                    front = depth - shop.between(0.03, 0.09)
+                    colour = shop.pick(shop.style.colours)
+                    _book(shop, at, (x, x + thick), front, (floor, floor + tall), colour)
+                x += thick + 0.001
+        elif kind < 0.88:
+            thing(shop, at, (x + 0.09, depth / 2), floor, room * 0.85)
+            x += 0.2
+        else:
+            x += shop.between(0.05, 0.25)
+    return singles
+
+
+def _book(shop: Shop, at: Pose, x: Span, front: float, z: Span, material: int) -> None:
+    """One, or a block of them whose spines are painted on."""
+    shop.out.box(
+        x,
+        (0.02, front),
+        z,
+        material,
+        BOOKS,
+        at=at,
+        faces=("north", "top", "east", "west"),
+        casts=False,
+    )
 
 
 def tv_bench(shop: Shop) -> Piece:
@@ -206,24 +228,8 @@ def kitchen(shop: Shop, width: float) -> Piece:
     cold = style.steel if shop.chance(0.5) else style.lacquers[0]
 
     def build(at: Pose) -> None:
-        out, x0 = shop.out, -width / 2
-        fridge = (x0, x0 + 0.62)
-        out.box(fridge, (0, 0.64), (0.03, 1.8), cold, FURNITURE, at=at)
-        out.box(
-            (fridge[0] + 0.01, fridge[1] - 0.01), (0.64, 0.66), (0.62, 1.79), cold, FURNITURE, at=at
-        )
-        out.box(
-            (fridge[0] + 0.01, fridge[1] - 0.01),
-            (0.64, 0.66),
-            (0.05, 0.605),
-            cold,
-            FURNITURE,
-            at=at,
-        )
-        for z in ((0.4, 0.58), (0.66, 1.0)):
-            out.box(
-                (fridge[1] - 0.08, fridge[1] - 0.05), (0.66, 0.7), z, style.metal, FURNITURE, at=at
-            )
+        out, fridge = shop.out, (-width / 2, -width / 2 + 0.62)
+        _refrigerator(shop, at, fridge, cold)
         start, end = fridge[1] + 0.02, width / 2
         out.box((start, end), (0, depth - 0.03), (0.1, height - 0.04), body, FURNITURE, at=at)
         out.box((start, end), (0, depth - 0.09), (0, 0.1), style.dark, FURNITURE, at=at)
@@ -256,41 +262,47 @@ def kitchen(shop: Shop, width: float) -> Piece:
                 casts=False,
             )
             if is_oven:
-                out.box(
-                    (x[0], x[1]),
-                    (0.06, depth - 0.06),
-                    (height, height + 0.008),
-                    style.dark,
-                    FURNITURE,
-                    at=at,
-                    faces=ALL_BUT_BOTTOM,
-                )
-                out.box((x[0], x[1]), (0, 0.34), (1.55, 1.7), style.steel, FURNITURE, at=at)
+                _hob(shop, at, x, depth, height)
                 pot = (x[0] + cell * 0.35, 0.3, 0.0)
                 out.cylinder(
                     pot, 0.11, (height + 0.008, height + 0.16), style.steel, OBJECTS, at=at
                 )
             else:
-                out.box(
-                    (x[0] - 0.008, x[1] + 0.008), (0, 0.32), (1.42, 2.05), body, FURNITURE, at=at
-                )
-                out.box(
-                    x,
-                    (0.32, 0.335),
-                    (1.43, 2.04),
-                    body,
-                    FURNITURE,
-                    at=at,
-                    faces=("north", "east", "west", "top", "bottom"),
-                )
+                _wall_cupboard(shop, at, x, body)
                 if shop.chance(0.7):
-                    clutter(
-                        shop,
-                        at,
-                        (x[0] + 0.06, x[1] - 0.06),
-                        (0.1, depth - 0.1),
-                        height,
-                        int(shop.rng.integers(1, 4)),
-                    )
+                    things, y = int(shop.rng.integers(1, 4)), (0.1, depth - 0.1)
+                    clutter(shop, at, (x[0] + 0.06, x[1] - 0.06), y, height, things)
 
     return Piece(width, depth + 0.1, 2.05, build)
+
+
+def _refrigerator(shop: Shop, at: Pose, x: Span, material: int) -> None:
+    """Two doors, a grip at each."""
+    out, door = shop.out, (x[0] + 0.01, x[1] - 0.01)
+    out.box(x, (0, 0.64), (0.03, 1.8), material, FURNITURE, at=at)
+    for z in ((0.62, 1.79), (0.05, 0.605)):
+        out.box(door, (0.64, 0.66), z, material, FURNITURE, at=at)
+    for z in ((0.4, 0.58), (0.66, 1.0)):
+        grip = (x[1] - 0.08, x[1] - 0.05)
+        out.box(grip, (0.66, 0.7), z, shop.style.metal, FURNITURE, at=at)
+
+
+def _hob(shop: Shop, at: Pose, x: Span, depth: float, height: float) -> None:
+    """Glass in the worktop, and a hood over it."""
+    shop.out.box(
+        x,
+        (0.06, depth - 0.06),
+        (height, height + 0.008),
+        shop.style.dark,
+        FURNITURE,
+        at=at,
+        faces=ALL_BUT_BOTTOM,
+    )
+    shop.out.box(x, (0, 0.34), (1.55, 1.7), shop.style.steel, FURNITURE, at=at)
+
+
+def _wall_cupboard(shop: Shop, at: Pose, x: Span, material: int) -> None:
+    out, carcass = shop.out, (x[0] - 0.008, x[1] + 0.008)
+    out.box(carcass, (0, 0.32), (1.42, 2.05), material, FURNITURE, at=at)
+    faces = ("north", "east", "west", "top", "bottom")
+    out.box(x, (0.32, 0.335), (1.43, 2.04), material, FURNITURE, at=at, faces=faces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from kdpipe.datasets.render.scene import Opening
 from kdpipe.datasets.render.surfaces import ALL_BUT_BOTTOM, Pose, pose
 
 if TYPE_CHECKING:
+    from kdpipe.datasets.render.furniture import Shop
     from kdpipe.datasets.render.plan import Plan
 
 
@@ -41,14 +43,24 @@ def shell(plan: Plan) -> None:
         put((width, 0, 0), (0, depth, 0), (-width, 0, 0), floor, FLOOR)
     over = (0.0, 0.0, height)
     put(over, (0, depth, 0), (width, 0, 0), ceiling, CEILING)
+    _edges(plan)
+    if shop.chance(0.2):
+        _beams(plan)
+    if shop.chance(0.3):
+        _pillar(plan)
+
+
+def _edges(plan: Plan) -> None:
+    """Perhaps skirting, perhaps a cornice."""
+    shop, height, trim = plan.shop, plan.size[2], plan.shop.style.trim
     if shop.chance(0.85):
         tall = shop.between(0.06, 0.14)
         for wall in plan.walls:
-            out.box(
+            shop.out.box(
                 (0, wall.length),
                 (0, 0.015),
                 (0, tall),
-                style.trim,
+                trim,
                 WALL,
                 at=wall.at,
                 faces=("north", "top"),
@@ -57,44 +69,51 @@ def shell(plan: Plan) -> None:
     if shop.chance(0.4):
         tall = shop.between(0.05, 0.1)
         for wall in plan.walls:
-            out.box(
+            shop.out.box(
                 (0, wall.length),
                 (0, tall),
                 (height - tall, height),
-                style.trim,
+                trim,
                 WALL,
                 at=wall.at,
                 faces=("north", "bottom"),
                 casts=False,
             )
-    if shop.chance(0.2):
-        for number in range(3):
-            at = (number + 0.5) / 3 * depth
-            out.box(
-                (0, width),
-                (at - 0.08, at + 0.08),
-                (height - 0.16, height),
-                style.woods[0],
-                CEILING,
-                faces=("north", "south", "bottom"),
-                casts=False,
-            )
-    if shop.chance(0.3):
-        wall = plan.walls[int(shop.rng.integers(4))]
-        long, deep = shop.between(0.4, 1.1), shop.between(0.2, 0.45)
-        x0 = 0.0 if shop.chance(0.5) else wall.length - long
-        pillar = Piece(long, deep, height, lambda at: None)
-        plan.claim(pillar, wall.at.then(pose(x0 + long / 2, 0.0)), gap=0.0)
-        out.box(
-            (x0, x0 + long),
-            (0, deep),
-            (0, height),
-            style.walls[0],
-            WALL,
-            at=wall.at,
-            faces=SIDES,
+
+
+def _beams(plan: Plan) -> None:
+    width, depth, height = plan.size
+    for number in range(3):
+        at = (number + 0.5) / 3 * depth
+        plan.shop.out.box(
+            (0, width),
+            (at - 0.08, at + 0.08),
+            (height - 0.16, height),
+            plan.shop.style.woods[0],
+            CEILING,
+            faces=("north", "south", "bottom"),
+            casts=False,
         )
-        wall.taken.append((x0, x0 + long, 0.0, height))
+
+
+def _pillar(plan: Plan) -> None:
+    """In a corner; no furniture stands there."""
+    shop, height = plan.shop, plan.size[2]
+    wall = plan.walls[int(shop.rng.integers(4))]
+    long, deep = shop.between(0.4, 1.1), shop.between(0.2, 0.45)
+    x0 = 0.0 if shop.chance(0.5) else wall.length - long
+    pillar = Piece(long, deep, height, lambda at: None)
+    plan.claim(pillar, wall.at.then(pose(x0 + long / 2, 0.0)), gap=0.0)
+    shop.out.box(
+        (x0, x0 + long),
+        (0, deep),
+        (0, height),
+        shop.style.walls[0],
+        WALL,
+        at=wall.at,
+        faces=SIDES,
+    )
+    wall.taken.append((x0, x0 + long, 0.0, height))
 
 
 def door(plan: Plan) -> None:
@@ -161,91 +180,116 @@ def window(plan: Plan, *, curtains: bool) -> None:
         faces=("north",),
         casts=False,
     )
-    bar = 0.05
     columns, rows = max(1, round(wide / shop.between(0.5, 0.9))), int(shop.rng.integers(1, 3))
+    hole = _Hole(x, wide, low, top)
+    _bars(shop, at, hole, columns, rows)
+    _sill(shop, at, hole)
+    if curtains:
+        _curtains(shop, at, hole)
+    elif low > 0.8 and shop.chance(0.6):
+        _radiator(shop, at, hole)
+        wall.taken.append((x + wide * 0.1, x + wide * 0.9, 0.1, 0.7))
+    middle, inward = at((x + wide / 2, 0.0, (low + top) / 2)), np.rint(at.turn[:, 1])
+    plan.openings.append(Opening(middle, inward, (wide / 2, (top - low) / 2), (columns, rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """Where in its wall a window is [m]."""
+
+    x: float
+    wide: float
+    low: float
+    top: float
+
+
+def _bars(shop: Shop, at: Pose, hole: _Hole, columns: int, rows: int) -> None:
+    """Around the panes and between them."""
+    bar = 0.05
     for k in range(columns + 1):
-        at_x = x + k * wide / columns
-        out.box(
+        at_x = hole.x + k * hole.wide / columns
+        shop.out.box(
             (at_x - bar / 2, at_x + bar / 2),
             (0, 0.045),
-            (low, top),
-            style.trim,
+            (hole.low, hole.top),
+            shop.style.trim,
             WINDOW,
             at=at,
             faces=("east", "west", "north"),
             casts=False,
         )
     for k in range(rows + 1):
-        at_z = low + k * (top - low) / rows
-        out.box(
-            (x - bar / 2, x + wide + bar / 2),
+        at_z = hole.low + k * (hole.top - hole.low) / rows
+        shop.out.box(
+            (hole.x - bar / 2, hole.x + hole.wide + bar / 2),
             (0, 0.04),
             (at_z - bar / 2, at_z + bar / 2),
-            style.trim,
+            shop.style.trim,
             WINDOW,
             at=at,
             faces=("top", "bottom", "north"),
             casts=False,
         )
-    out.box(
-        (x - 0.08, x + wide + 0.08),
+
+
+def _sill(shop: Shop, at: Pose, hole: _Hole) -> None:
+    """Perhaps with things on it."""
+    x, end = hole.x, hole.x + hole.wide
+    shop.out.box(
+        (x - 0.08, end + 0.08),
         (0, 0.16),
-        (low - 0.055, low - 0.02),
-        style.trim,
+        (hole.low - 0.055, hole.low - 0.02),
+        shop.style.trim,
         WINDOW,
         at=at,
     )
     if shop.chance(0.3):
-        clutter(
-            shop,
-            at,
-            (x + 0.1, x + wide - 0.1),
-            (0.06, 0.1),
-            low - 0.02,
-            int(shop.rng.integers(1, 4)),
-        )
-    if curtains:
-        floor = 0.04 if shop.chance(0.5) else low - 0.1
-        drawn = shop.between(0.05, 0.3) * wide
-        out.cylinder(
-            (0, 0, 0),
-            0.014,
-            (0, wide + 0.6),
-            style.metal,
-            WINDOW,
-            at=at.then(_lying(x - 0.3, 0.1, top + 0.12)),
-            casts=False,
-        )
-        for start in (x - 0.28, x + wide - drawn):
-            folds, end = 5, start + 0.28 + drawn
-            step = (end - start) / folds
-            for k in range(folds):
-                deep = 0.1 if k % 2 else 0.07
-                out.cylinder(
-                    (start + (k + 0.5) * step, deep, 0),
-                    step * 0.62,
-                    (floor, top + 0.1),
-                    style.curtain,
-                    WINDOW,
-                    at=at,
-                    casts=False,
-                )
-    elif low > 0.8 and shop.chance(0.6):
-        ribs = round(wide * 0.8 / 0.09)
-        for k in range(ribs):
-            x0 = x + wide * 0.1 + k * 0.09
-            out.box(
-                (x0, x0 + 0.07),
-                (0.04, 0.12),
-                (0.14, 0.68),
-                style.lacquers[0],
-                FURNITURE,
+        count = int(shop.rng.integers(1, 4))
+        clutter(shop, at, (x + 0.1, end - 0.1), (0.06, 0.1), hole.low - 0.02, count)
+
+
+def _curtains(shop: Shop, at: Pose, hole: _Hole) -> None:
+    """Two, drawn aside, on a rail."""
+    floor = 0.04 if shop.chance(0.5) else hole.low - 0.1
+    drawn = shop.between(0.05, 0.3) * hole.wide
+    shop.out.cylinder(
+        (0, 0, 0),
+        0.014,
+        (0, hole.wide + 0.6),
+        shop.style.metal,
+        WINDOW,
+        at=at.then(_lying(hole.x - 0.3, 0.1, hole.top + 0.12)),
+        casts=False,
+    )
+    for start in (hole.x - 0.28, hole.x + hole.wide - drawn):
+        folds, end = 5, start + 0.28 + drawn
+        step = (end - start) / folds
+        for k in range(folds):
+            deep = 0.1 if k % 2 else 0.07
+            shop.out.cylinder(
+                (start + (k + 0.5) * step, deep, 0),
+                step * 0.62,
+                (floor, hole.top + 0.1),
+                shop.style.curtain,
+                WINDOW,
                 at=at,
-                faces=ALL_BUT_BOTTOM,
+                casts=False,
             )
-        wall.taken.append((x + wide * 0.1, x + wide * 0.9, 0.1, 0.7))
-    middle, inward = at((x + wide / 2, 0.0, (low + top) / 2)), np.rint(at.turn[:, 1])
-    plan.openings.append(Opening(middle, inward, (wide / 2, (top - low) / 2), (columns, rows)))
+
+
+def _radiator(shop: Shop, at: Pose, hole: _Hole) -> None:
+    ribs = round(hole.wide * 0.8 / 0.09)
+    for k in range(ribs):
+        x0 = hole.x + hole.wide * 0.1 + k * 0.09
+        shop.out.box(
+            (x0, x0 + 0.07),
+            (0.04, 0.12),
+            (0.14, 0.68),
+            shop.style.lacquers[0],
+            FURNITURE,
+            at=at,
+            faces=ALL_BUT_BOTTOM,
+        )
 
 
 def _lying(x: float, y: float, z: float) -> Pose:
@@ -257,7 +301,6 @@ def _lying(x: float, y: float, z: float) -> Pose:
 def pictures(plan: Plan) -> None:
     """Framed pictures, a clock; bare walls get more."""
     shop = plan.shop
-    out, style = shop.out, shop.style
     for _ in range(int(shop.rng.integers(2, 8))):
         wall = plan.walls[int(shop.rng.integers(4))]
         wide, tall = shop.between(0.25, 1.1), shop.between(0.3, 0.8)
@@ -268,38 +311,47 @@ def pictures(plan: Plan) -> None:
             continue
         wall.taken.append((x - 0.05, x + wide + 0.05, z, z + tall))
         if wide < 0.4 and shop.chance(0.4):
-            turned = wall.at.then(
-                Pose(
-                    np.array([[-1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]]),
-                    np.array([x + wide / 2, 0.0, z + 0.2]),
-                )
-            )
-            out.cylinder(
-                (0, 0, 0), wide / 2, (0, 0.03), style.dark, OBJECTS, at=turned, top=style.paper
-            )
-            continue
-        frame = shop.pick((*style.woods, style.dark, style.lacquers[0], style.metal))
-        edge = shop.between(0.02, 0.06)
-        out.box((x, x + wide), (0.0, 0.03), (z, z + tall), frame, PICTURE, at=wall.at)
-        mat = edge + (0.06 if shop.chance(0.4) else 0.0)
-        if mat > edge:
-            out.box(
-                (x + edge, x + wide - edge),
-                (0, 0.0305),
-                (z + edge, z + tall - edge),
-                style.paper,
-                PICTURE,
-                at=wall.at,
-                faces=("north",),
-                casts=False,
-            )
+            _clock(shop, wall.at, (x + wide / 2, z + 0.2), wide / 2)
+        else:
+            _framed(shop, wall.at, x, z, wide, tall)
+
+
+def _clock(shop: Shop, at: Pose, middle: tuple[float, float], radius: float) -> None:
+    facing = Pose(
+        np.array([[-1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]]),
+        np.array([middle[0], 0.0, middle[1]]),
+    )
+    style = shop.style
+    shop.out.cylinder(
+        (0, 0, 0), radius, (0, 0.03), style.dark, OBJECTS, at=at.then(facing), top=style.paper
+    )
+
+
+def _framed(shop: Shop, at: Pose, x: float, z: float, wide: float, tall: float) -> None:
+    """A frame, perhaps a mat, and the picture in it."""
+    out, style = shop.out, shop.style
+    frame = shop.pick((*style.woods, style.dark, style.lacquers[0], style.metal))
+    edge = shop.between(0.02, 0.06)
+    out.box((x, x + wide), (0.0, 0.03), (z, z + tall), frame, PICTURE, at=at)
+    mat = edge + (0.06 if shop.chance(0.4) else 0.0)
+    if mat > edge:
         out.box(
-            (x + mat, x + wide - mat),
-            (0, 0.0312),
-            (z + mat, z + tall - mat),
-            shop.pick(style.pictures),
+            (x + edge, x + wide - edge),
+            (0, 0.0305),
+            (z + edge, z + tall - edge),
+            style.paper,
             PICTURE,
-            at=wall.at,
+            at=at,
             faces=("north",),
             casts=False,
         )
+    out.box(
+        (x + mat, x + wide - mat),
+        (0, 0.0312),
+        (z + mat, z + tall - mat),
+        shop.pick(style.pictures),
+        PICTURE,
+        at=at,
+        faces=("north",),
+        casts=False,
+    )
