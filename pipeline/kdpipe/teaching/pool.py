@@ -298,7 +298,8 @@ def _cores_here() -> int:
     import ray
 
     context: Any = ray.get_runtime_context()
-    node = next(one for one in ray.nodes() if one["NodeID"] == context.get_node_id())
+    nodes: Any = ray.nodes
+    node = next(one for one in nodes() if one["NodeID"] == context.get_node_id())
     return share_of(
         gpus=context.get_assigned_resources().get("GPU", 0),
         of=node["Resources"].get("GPU", 0),
