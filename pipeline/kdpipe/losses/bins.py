@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kdpipe.losses.fused import with_gradient
 
 _CHUNK = 2**18
 """Probabilities handled at once: a chunk and its temporaries stay in the processor's cache."""
@@ -114,11 +117,8 @@ def bins_loss(
     if known is not None and known.shape[-2:] != (h, w):
         counts = _resized((known > 0).float(), (h, w)) > 1 - 1e-4
         weight = _resized(weight, (h, w)) * counts if known.is_floating_point() else counts.float()
-    with torch.autocast(probabilities.device.type, enabled=False):  # sums in bf16 would not do
-        loss: Tensor = _BinsLoss.apply(
-            probabilities.float(), centers.float(), _mixture(teacher), weight
-        )  # type: ignore[no-untyped-call]
-    return loss
+    work = partial(_summed, centers=centers.float(), mixture=_mixture(teacher), weight=weight)
+    return with_gradient(probabilities.float(), work)
 
 
 def _moved(
@@ -182,47 +182,38 @@ class _Placed:
         return q if self.share == 1 else q.mul_(self.share)
 
 
-class _BinsLoss(torch.autograd.Function):
+def _summed(
+    probabilities: Tensor, wanted: bool, *, centers: Tensor, mixture: Mixture, weight: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """The sum over chunks, and its gradient with respect to the probabilities."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, probabilities: Tensor, centers: Tensor, mixture: Mixture, weight: Tensor
-    ) -> Tensor:
-        b, n, h, w = probabilities.shape
-        chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
-        most = max(n, *(teacher.count for _, teacher in mixture))
-        lines = max(1, chunk // (most * w))
-        scale = weight / weight.sum().clamp(min=1)
-        placed = [_Placed(share, teacher, (h, w)) for share, teacher in mixture]
-        # Of each line, told by the device in one go.
-        ends = [end for one in placed for end in one.ends]
-        told = torch.stack([weight.amax(dim=-1), *ends], dim=-1).tolist()
-        gradient = torch.empty_like(probabilities) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
-        for image in range(b):
-            for first in range(0, h, lines):
-                part = (image, slice(first, first + lines))
-                counts, *ends_here = zip(*told[image][part[1]], strict=True)
-                if not any(counts):
-                    if gradient is not None:
-                        gradient[image, :, part[1]] = 0
-                    continue
-                q = placed[0].moved(*part, ends_here[:4], centers)
-                for place, one in enumerate(placed[1:], start=1):
-                    q.add_(one.moved(*part, ends_here[4 * place : 4 * place + 4], centers))
-                ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
+    b, n, h, w = probabilities.shape
+    chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
+    most = max(n, *(teacher.count for _, teacher in mixture))
+    lines = max(1, chunk // (most * w))
+    scale = weight / weight.sum().clamp(min=1)
+    placed = [_Placed(share, teacher, (h, w)) for share, teacher in mixture]
+    # Of each line, told by the device in one go.
+    ends = [end for one in placed for end in one.ends]
+    told = torch.stack([weight.amax(dim=-1), *ends], dim=-1).tolist()
+    gradient = torch.empty_like(probabilities) if wanted else None
+    total = torch.zeros((), dtype=torch.float64, device=probabilities.device)
+    for image in range(b):
+        for first in range(0, h, lines):
+            part = (image, slice(first, first + lines))
+            counts, *ends_here = zip(*told[image][part[1]], strict=True)
+            if not any(counts):
                 if gradient is not None:
-                    torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
-                logarithm = ratio.clamp_(min=1e-30).log_()  # of no mass: finite, and times 0
-                total += q.mul_(logarithm).sum(dim=0).mul_(scale[part]).sum()
-        ctx.save_for_backward(gradient)
-        return total.to(probabilities.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None, None
+                    gradient[image, :, part[1]] = 0
+                continue
+            q = placed[0].moved(*part, ends_here[:4], centers)
+            for place, one in enumerate(placed[1:], start=1):
+                q.add_(one.moved(*part, ends_here[4 * place : 4 * place + 4], centers))
+            ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
+            if gradient is not None:
+                torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
+            logarithm = ratio.clamp_(min=1e-30).log_()  # of no mass: finite, and times 0
+            total += q.mul_(logarithm).sum(dim=0).mul_(scale[part]).sum()
+    return total.to(probabilities.dtype), gradient
 
 
 def chamfer(centers: Tensor, truth: Tensor, valid: Tensor) -> Tensor:

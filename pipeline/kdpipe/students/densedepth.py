@@ -106,6 +106,12 @@ class _Expectation(torch.autograd.Function):
         return upstream[0] * centers.view(1, -1, 1, 1), None
 
 
+def expectation(probabilities: Tensor, centers: Tensor) -> Tensor:
+    """Mean of the centers (N,) under probabilities (B, N, H, W), as (B, 1, H, W)."""
+    mean: Tensor = _Expectation.apply(probabilities, centers)  # type: ignore[no-untyped-call]
+    return mean
+
+
 class _Head(nn.Module):
     """The decoder and both heads; mmseg calls all of it the decode head."""
 
@@ -144,7 +150,7 @@ class _Head(nn.Module):
             depth = torch.sigmoid(self.conv_depth(x).float()) * self.far
             return StudentOutput(_resized(depth, size)[:, 0], None, self.centers[:0])
         probabilities = torch.softmax(self.conv_out(x).float(), dim=1)
-        depth = _Expectation.apply(probabilities, self.centers)  # type: ignore[no-untyped-call]
+        depth = expectation(probabilities, self.centers)
         return StudentOutput(_resized(depth, size)[:, 0], probabilities, self.centers)
 
 

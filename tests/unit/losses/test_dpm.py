@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdpipe.losses import dpm
 from kdpipe.losses.dpm import DpmMode, dpm_loss, dpm_target
@@ -82,6 +86,90 @@ def test_value_and_gradient_are_those_of_the_plain_formula(
     assert probabilities.grad is not None
     assert double.grad is not None
     torch.testing.assert_close(probabilities.grad.double(), double.grad, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.15, 0.8])
+@pytest.mark.parametrize("bins", ["nyu", "kitti"])
+def test_the_bins_near_a_depth_stand_for_all(bins: str, sigma: float) -> None:
+    """Also of depths beyond the first and the last bin, of one image and odd sides."""
+    centers = BINS[bins].centers()
+    generator = torch.Generator().manual_seed(1)
+    depth = torch.rand(1, 5, 9, generator=generator) * 1.3 * centers[-1]
+    depth[0, 0] = 0
+    values = torch.softmax(3 * torch.randn(1, len(centers), 5, 9, generator=generator), 1)
+    uneven = torch.cat([centers[:1] - 1e-2 * (centers[1] - centers[0]), centers[1:]])
+
+    found = [values.clone().requires_grad_() for _ in range(2)]
+    near = dpm_loss(found[0], depth, centers, sigma=sigma, mode="normalized")
+    torch.autograd.backward(near)
+    double = found[1].double().detach().requires_grad_()
+    q = dpm_target(depth.double(), centers.double(), sigma=sigma, mode="normalized")
+    whole = (q * torch.log(q / (double + 1e-7) + 1e-7)).sum(1).mean()
+    torch.autograd.backward(whole)
+
+    assert near.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert found[0].grad is not None
+    assert double.grad is not None
+    error = (found[0].grad - double.grad).norm() / double.grad.norm()
+    assert error < 2e-6  # float32's own: q of one bin has a relative rounding of 1e-6
+    assert dpm._even_step(uneven) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradient_is_the_derivative_in_double_precision(mode: DpmMode) -> None:
+    values = torch.softmax(LOGITS[:1, :, :2, :3].double() / 3, 1).requires_grad_()
+    depth, centers = DEPTH[:1, :2, :3].double(), NYU.double()
+
+    assert torch.autograd.gradcheck(
+        lambda s: dpm_loss(s, depth, centers, sigma=0.5, mode=mode), values, atol=1e-6
+    )
+
+
+def test_a_second_backward_pass_gives_the_same_gradient() -> None:
+    probabilities = torch.softmax(LOGITS, 1).requires_grad_()
+
+    loss = 3 * dpm_loss(probabilities, DEPTH, NYU, sigma=0.5)
+    (first,) = torch.autograd.grad(loss, probabilities, retain_graph=True)
+    (second,) = torch.autograd.grad(2 * loss, probabilities)
+
+    torch.testing.assert_close(second, 2 * first)
+
+
+class Largest(TorchDispatchMode):
+    """Counts tensors as large as a given one that live at once beside it."""
+
+    def __init__(self, own: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.own, self.most = own.untyped_storage(), 0
+        self.seen: dict[int, StorageWeakRef] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.untyped_storage().nbytes() >= self.own.nbytes():
+            storage = result.untyped_storage()
+            if storage.data_ptr() != self.own.data_ptr():
+                self.seen[storage.data_ptr()] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        living = [one for one in self.seen.values() if not one.expired()]  # type: ignore[no-untyped-call]
+        self.most = max(self.most, len(living))
+        return result
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_tensor_of_that_size_is_enough(mode: DpmMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dpm, "_CHUNK", 1)
+    probabilities = torch.softmax(LOGITS, 1).requires_grad_()
+
+    with Largest(probabilities) as seen:
+        loss = dpm_loss(probabilities, DEPTH, NYU, sigma=0.15, mode=mode)
+        torch.autograd.grad(3 * loss, probabilities)
+
+    assert seen.most == 1
 
 
 def test_probabilities_of_exactly_zero_do_not_count() -> None:
