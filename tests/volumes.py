@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -61,6 +62,7 @@ def _memory(name: str) -> int:
 
 
 def _answer(folder: Path, answer: Connection) -> None:
+    ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a touched byte is no 2 MiB
     answer.send(teach_volumes(folder))
 
 
