@@ -95,7 +95,7 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
     def looked(self: ToyTeacher, *seen: Any) -> TeacherOutput:
         out = look(self, *seen)
         outputs.append(weakref.ref(out.depth))
-        patience = time.monotonic() + 30  # the thread that has written drops its output itself
+        patience = time.monotonic() + 60  # the thread that has written drops its output itself
         while held(outputs[1 : 1 + len(written)]) and time.monotonic() < patience:
             time.sleep(0.001)
         alive.append(held(outputs))
@@ -104,7 +104,7 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
         return out
 
     def slow(self: ShardWriter, *given: Any) -> None:
-        beside.append(looked_on.wait(30))
+        beside.append(looked_on.wait(60 if all(beside) else 0))
         time.sleep(0.02)
         append(self, *given)
 
