@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
@@ -18,8 +17,9 @@ from kdpipe.store import Store, layout, open_store
 from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, build_network, model_path, save_student
-from kdpipe.training.augment import Augment, augment_of
-from kdpipe.training.joining import Joining, check_teachers, joining_of
+from kdpipe.training.augment import augment_of
+from kdpipe.training.coverage import OnMissing, say_coverage
+from kdpipe.training.joining import check_teachers, joining_of
 from kdpipe.training.loop import (
     Plan,
     finish,
@@ -33,7 +33,6 @@ from kdpipe.training.mixes import Mix, mix_of
 from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
-from kdpipe.training.teachers import NOT_TAUGHT
 from kdpipe.training.team import ALONE, Team
 from kdpipe.training.trainers import train_together
 from kdpipe.training.validation import SHOWN, Validation
@@ -42,10 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.rows import Rows
+    from kdpipe.training.checkpoint import Progress
 
-logger = logging.getLogger(__name__)
-
-OnMissing = Literal["error", "subset"]
 _LATER = ("join", "weigh_teachers", "teacher_weights", "confidence", "confidence_threshold")
 
 
@@ -64,6 +61,38 @@ class Distilled:
     finished: bool
     metrics: Mapping[str, float]
     """Of the last validation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What `run` was asked for; each of several trainers gets the same."""
+
+    student: str
+    data: str
+    teachers: tuple[str, ...]
+    aux: tuple[str, ...]
+    mix: str | None
+    ratio: float | None
+    method: str
+    seed: int
+    manifests: Path | None
+    params: Params
+    on_missing: OnMissing
+    max_minutes: float | None
+    device: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """What is learned from what; each of them goes with the others."""
+
+    card: StudentCard
+    method: MethodCard
+    mix: Mix
+    rows: list[Rows]
+    stores: list[list[Store]]
+    """Of each data set, one a teacher."""
 
 
 def run(
@@ -114,74 +143,80 @@ def run(
         TrainingError: the method cannot use what is given, or the loss is no longer a number.
         KeyboardInterrupt: after the state is saved.
     """
-    _refuse_twins(data, aux)
-    card, how = load_student_card(student, manifests), load_method(method, manifests)
-    teachers = (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
-    check_inputs(how, teachers)
-    check_teachers(how, teachers)
-    mixed = mix_of(mix, ratio, tuple(aux), how)
-    settings = (params or load_params()).distill_of(student)
-    rows = [rows_of(name, manifests) for name in (data, *aux)]
-    stores = [[_open(one.name, name, manifests) for name in teachers] for one in rows]
-    check_bins(how, card, [store for each in stores for store in each])
-    name = layout.Run(
-        data=data,
-        aux=tuple(aux),
-        mix=mixed.tag,
-        ratio=ratio,
-        teacher="+".join(teachers) or "none",
+    wish = _Wish(
         student=student,
+        data=data,
+        teachers=(teacher,) if isinstance(teacher, str) else tuple(teacher or ()),
+        aux=tuple(aux),
+        mix=mix,
+        ratio=ratio,
         method=method,
         seed=seed,
-    ).name
-    plan = Plan(
-        title=f"distill {name}",
-        folder=layout.student_dir(name),
-        recipe=card.fit,
-        params=settings,
-        outputs=(model_path(layout.student_dir(name)).name, CARD_FILE, METRICS),
-        identity={**_identity(card, how, settings, rows, stores, seed), **mixed.identity},
-        seed=seed,
-        device=pick_device(device),
-        workers=workers,
+        manifests=manifests,
+        params=params or load_params(),
+        on_missing=on_missing,
         max_minutes=max_minutes,
-        team=team,
+        device=device,
+        workers=workers,
     )
+    return _distill(wish, team, trainers)
+
+
+def _distill(wish: _Wish, team: Team, trainers: int = 1) -> Distilled:
+    lesson = _lesson_of(wish)
+    plan = _plan_of(wish, lesson, team)
     done = finished(plan)
     if done is not None:
-        return Distilled(
-            run=name,
-            path=plan.folder,
-            steps=done.step,
-            seconds=done.seconds,
-            finished=True,
-            metrics=done.points[-1].validation,
-        )
+        return _distilled(plan, done)
     if trainers > 1:
-        _check_batch(settings, trainers)
-        wish = {
-            "student": student,
-            "data": data,
-            "teacher": teachers,
-            "aux": tuple(aux),
-            "mix": mix,
-            "ratio": ratio,
-            "method": method,
-            "seed": seed,
-            "manifests": None if manifests is None else manifests.absolute(),
-            "params": params or load_params(),
-            "on_missing": on_missing,
-            "max_minutes": max_minutes,
-            "device": device,
-            "workers": workers,
-        }
+        _check_batch(plan.params, trainers)
+        sent = replace(wish, manifests=wish.manifests and wish.manifests.absolute())
         on_gpu = plan.device.type == "cuda"
-        train_together(_as_one, wish, trainers=trainers, on_gpu=on_gpu)
-        return _ended(name, plan)
-    augment = augment_of(settings, rotation=card.fit.rotation, method=how)
-    joining = joining_of(how, teachers, rows[0], stores[0])
-    parts = _parts(rows, stores, augment, how, joining, mixed, on_missing)
-    return _train(name, card, how, rows[0], Stream(parts, seed=seed, ratio=ratio), plan)
+        train_together(_as_one, {"wish": sent}, trainers=trainers, on_gpu=on_gpu)
+        return _ended(plan)
+    parts = _parts(lesson, wish, plan.params)
+    return _train(lesson, Stream(parts, seed=wish.seed, ratio=wish.ratio), plan)
+
+
+def _lesson_of(wish: _Wish) -> _Lesson:
+    _refuse_twins(wish.data, wish.aux)
+    card = load_student_card(wish.student, wish.manifests)
+    method = load_method(wish.method, wish.manifests)
+    check_inputs(method, wish.teachers)
+    check_teachers(method, wish.teachers)
+    mix = mix_of(wish.mix, wish.ratio, wish.aux, method)
+    rows = [rows_of(name, wish.manifests) for name in (wish.data, *wish.aux)]
+    stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in rows]
+    check_bins(method, card, [store for each in stores for store in each])
+    return _Lesson(card=card, method=method, mix=mix, rows=rows, stores=stores)
+
+
+def _plan_of(wish: _Wish, lesson: _Lesson, team: Team) -> Plan:
+    name = layout.Run(
+        data=wish.data,
+        aux=wish.aux,
+        mix=lesson.mix.tag,
+        ratio=wish.ratio,
+        teacher="+".join(wish.teachers) or "none",
+        student=wish.student,
+        method=wish.method,
+        seed=wish.seed,
+    ).name
+    folder = layout.student_dir(name)
+    settings = wish.params.distill_of(wish.student)
+    return Plan(
+        title=f"distill {name}",
+        folder=folder,
+        recipe=lesson.card.fit,
+        params=settings,
+        outputs=(model_path(folder).name, CARD_FILE, METRICS),
+        identity=_identity(lesson, settings, wish.seed),
+        seed=wish.seed,
+        device=pick_device(wish.device),
+        workers=wish.workers,
+        max_minutes=wish.max_minutes,
+        team=team,
+    )
 
 
 def _check_batch(settings: TrainParams, trainers: int) -> None:
@@ -193,16 +228,16 @@ def _check_batch(settings: TrainParams, trainers: int) -> None:
         )
 
 
-def _as_one(wish: Mapping[str, Any], team: Team) -> None:
+def _as_one(given: Mapping[str, Any], team: Team) -> None:
     """What each of several trainers does."""
-    run(**wish, team=team)
+    _distill(given["wish"], team)
 
 
-def _ended(name: str, plan: Plan) -> Distilled:
+def _ended(plan: Plan) -> Distilled:
     """What several trainers left."""
     said = json.loads((plan.folder / METRICS).read_text(encoding="utf-8"))
     return Distilled(
-        run=name,
+        run=plan.folder.name,
         path=plan.folder,
         steps=said["steps"],
         seconds=said["seconds"],
@@ -221,22 +256,18 @@ def _refuse_twins(data: str, aux: Sequence[str]) -> None:
             )
 
 
-def _train(
-    name: str,
-    card: StudentCard,
-    method: MethodCard,
-    rows: Rows,
-    stream: Stream,
-    plan: Plan,
-) -> Distilled:
+def _train(lesson: _Lesson, stream: Stream, plan: Plan) -> Distilled:
+    rows = lesson.rows[0]
     size = (plan.params.height, plan.params.width)
     domain = rows.card.domain
-    losses = loss_of(method)
+    losses = loss_of(lesson.method)
     validation = Validation(rows, size, _depth_of)
     seed_everything(plan.seed)
-    network = build_network(card, bins_domain=domain, encoder_weights=plan.params.encoder_weights)
-    if card.fit.start_at_data:
-        start_at_data(network, stream.parts[0], card.name)
+    network = build_network(
+        lesson.card, bins_domain=domain, encoder_weights=plan.params.encoder_weights
+    )
+    if plan.recipe.start_at_data:
+        start_at_data(network, stream.parts[0], lesson.card.name)
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
         return losses(network(batch["image"]), batch)
@@ -246,7 +277,7 @@ def _train(
 
     trained = train(network, stream, loss, validate, plan)
     if plan.team.leads:
-        save_student(plan.folder, network, card, domain, size)
+        save_student(plan.folder, network, lesson.card, domain, size)
     summary = {
         "parameters": _used_parameters(network),
         "labelled_images": sum(len(part) for part in stream.parts if part.rows is rows),
@@ -256,41 +287,39 @@ def _train(
     }
     if plan.team.leads:
         finish(plan, trained, summary)
-    points = trained.progress.points
+    return _distilled(plan, trained.progress, is_finished=trained.finished)
+
+
+def _distilled(plan: Plan, progress: Progress, *, is_finished: bool = True) -> Distilled:
     return Distilled(
-        run=name,
+        run=plan.folder.name,
         path=plan.folder,
-        steps=trained.progress.step,
-        seconds=trained.progress.seconds,
-        finished=trained.finished,
-        metrics=points[-1].validation if points else {},
+        steps=progress.step,
+        seconds=progress.seconds,
+        finished=is_finished,
+        metrics=progress.points[-1].validation if progress.points else {},
     )
 
 
-def _parts(
-    rows: Sequence[Rows],
-    stores: Sequence[Sequence[Store]],
-    augment: Augment,
-    method: MethodCard,
-    joining: Joining,
-    mix: Mix,
-    on_missing: OnMissing,
-) -> list[DistillDataset]:
+def _parts(lesson: _Lesson, wish: _Wish, settings: TrainParams) -> list[DistillDataset]:
     """The labelled data set first, if it is in the mix, then the others."""
+    method, mix = lesson.method, lesson.mix
+    augment = augment_of(settings, rotation=lesson.card.fit.rotation, method=method)
+    joining = joining_of(method, wish.teachers, lesson.rows[0], lesson.stores[0])
     parts = []
-    for place, one in enumerate(rows):
+    for place, one in enumerate(lesson.rows):
         if place == 0 and not mix.reads_labelled:
             continue
         part = DistillDataset(
             one,
-            stores=stores[place],
+            stores=lesson.stores[place],
             transform=augment,
             with_truth=(place == 0 or mix.reads_more_truth) and bool(method.truth),
             with_bins=reads_bins(method),
             joining=joining,
             align_to_truth=place == 0 or mix.reads_more_truth,
         )
-        _say_coverage(part, on_missing)
+        say_coverage(part, wish.on_missing)
         if part.with_truth and not any(one[n].truth for n in part.numbers):
             raise TrainingError(
                 f"{one.name} has no measured depth in its train split and method {method.name} "
@@ -299,32 +328,6 @@ def _parts(
             )
         parts.append(part)
     return parts
-
-
-def _say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
-    numbers = (*part.numbers, *part.left_out)
-    for store, missing in zip(part.teachers.stores, part.teachers.missing, strict=True):
-        late = sum(missing.get(number) == NOT_TAUGHT for number in numbers)
-        if late and on_missing == "error":
-            raise StoreError(
-                f"{store.path} has {len(numbers) - late} of the {len(numbers)} rows of "
-                f"{part.rows.name}'s train split, expected all: finish `kdpipe teach`, or take "
-                "--on-missing subset"
-            )
-    if part.teachers.stores and not part.left_out:
-        logger.info("%s: all %d images have the teacher's depth", part.rows.name, len(part))
-    elif part.left_out:
-        late = sum(reason == NOT_TAUGHT for reason in part.left_out.values())
-        logger.warning(
-            "%s: %d of %d images (%.1f %%) have the teacher's depth; left out: %d not taught yet, "
-            "%d that could not be read",
-            part.rows.name,
-            len(part),
-            len(numbers),
-            100 * len(part) / len(numbers),
-            late,
-            len(part.left_out) - late,
-        )
 
 
 def _open(data: str, teacher: str, manifests: Path | None) -> Store:
@@ -339,26 +342,19 @@ def _open(data: str, teacher: str, manifests: Path | None) -> Store:
     return store
 
 
-def _identity(
-    card: StudentCard,
-    method: MethodCard,
-    settings: TrainParams,
-    rows: Sequence[Rows],
-    stores: Sequence[Sequence[Store]],
-    seed: int,
-) -> Mapping[str, object]:
+def _identity(lesson: _Lesson, settings: TrainParams, seed: int) -> Mapping[str, object]:
     """What decides the student's weights."""
+    stores = [store for each in lesson.stores for store in each]
     return {
-        "student": {k: v for k, v in asdict(card).items() if k != "about"},
-        "method": _said(method),
+        "student": {k: v for k, v in asdict(lesson.card).items() if k != "about"},
+        "method": _said(lesson.method),
         "params": settings.identity,
-        "rows": [rows_digest(one) for one in rows],
-        "stores": [store.info.digest for each in stores for store in each],
-        "shards": [
-            line.digest for each in stores for store in each for line in read_lines(store.path)
-        ],
+        "rows": [rows_digest(one) for one in lesson.rows],
+        "stores": [store.info.digest for store in stores],
+        "shards": [line.digest for store in stores for line in read_lines(store.path)],
         "seed": seed,
-        **encoder_identity(card.encoder_weights or settings.encoder_weights),
+        **encoder_identity(lesson.card.encoder_weights or settings.encoder_weights),
+        **lesson.mix.identity,
     }
 
 
