@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from kdpipe.losses import Prediction
     from kdpipe.rows import Rows
     from kdpipe.teachers import Teacher
+    from kdpipe.training.checkpoint import Progress
     from kdpipe.training.step import StepLoss
 
 logger = logging.getLogger(__name__)
@@ -128,72 +129,76 @@ def run(
     settings = (params or load_params()).fit_of(teacher)
     if encoder_weights is not None:
         settings = replace(settings, encoder_weights=encoder_weights)
-    return _train(card, card.fit, rows, settings, max_minutes, device, workers)
-
-
-def _train(
-    card: TeacherCard,
-    recipe: FitRecipe,
-    rows: Rows,
-    settings: TrainParams,
-    max_minutes: float | None,
-    device: str,
-    workers: int,
-) -> Fitted:
-    folder = layout.teacher_dir(rows.name, card.name)
     plan = Plan(
         title=f"fit {card.name} on {rows.name}",
-        folder=folder,
-        recipe=recipe,
+        folder=layout.teacher_dir(rows.name, card.name),
+        recipe=card.fit,
         params=settings,
         outputs=(MODEL, "weights.json", METRICS),
-        identity={
-            "teacher": card.fingerprint,
-            "recipe": asdict(recipe),
-            "params": settings.identity,
-            "rows": rows_digest(rows),
-            **encoder_identity(settings.encoder_weights),
-        },
+        identity=_identity(card, card.fit, rows, settings),
         device=pick_device(device),
         workers=workers,
         max_minutes=max_minutes,
     )
-    weights = layout.weights_path(rows.name, card.name)
+    return _train(card, rows, plan)
+
+
+def _identity(
+    card: TeacherCard, recipe: FitRecipe, rows: Rows, settings: TrainParams
+) -> Mapping[str, object]:
+    """What decides the weights."""
+    return {
+        "teacher": card.fingerprint,
+        "recipe": asdict(recipe),
+        "params": settings.identity,
+        "rows": rows_digest(rows),
+        **encoder_identity(settings.encoder_weights),
+    }
+
+
+def _train(card: TeacherCard, rows: Rows, plan: Plan) -> Fitted:
     done = finished(plan)
     if done is not None:
-        metrics = done.points[-1].validation
-        return Fitted(
-            path=weights, source="fitted", steps=done.step, seconds=done.seconds, metrics=metrics
-        )
-    augment = augment_of(settings, rotation=recipe.rotation)
+        return _fitted(layout.weights_path(rows.name, card.name), done)
+    augment = augment_of(plan.params, rotation=plan.recipe.rotation)
     dataset = DistillDataset(rows, transform=augment)
     _check_truth(rows, dataset)
     seed_everything(plan.seed)
-    network = build_network(card)
-    _check_sizes(make_teacher(card, network, mirror=False), rows, settings)
-    if settings.encoder_weights is not None:
-        _fill_encoder(network, card, settings.encoder_weights)
-    if recipe.start_at_data:
-        start_at_data(network, dataset, card.name)
+    network = _start_network(card, dataset, plan)
     ask = _asker(network, card, rows)
     validation = Validation(rows, augment.size, lambda network, batch: ask(network, batch).depth)
 
     def validate(network: nn.Module, step: int) -> Mapping[str, float]:
-        write_picture(folder, step, network, validation, rows.card.max_depth)
+        write_picture(plan.folder, step, network, validation, rows.card.max_depth)
         return validation(network)
 
-    loss = _step_loss(recipe, card.name, rows.card.domain, ask)
+    loss = _step_loss(plan.recipe, card.name, rows.card.domain, ask)
     trained = train(network, Stream([dataset], seed=plan.seed), loss, validate, plan)
-    write_torch(folder / MODEL, {"model": network.state_dict()})
-    _write_weights(card, rows.name, folder / MODEL, "fitted", trained.progress.step)
+    write_torch(plan.folder / MODEL, {"model": network.state_dict()})
+    path = _write_weights(card, rows.name, plan.folder / MODEL, "fitted", trained.progress.step)
     finish(plan, trained, {"parameters": sum(p.numel() for p in network.parameters())})
+    return _fitted(path, trained.progress, is_finished=trained.finished)
+
+
+def _start_network(card: TeacherCard, dataset: DistillDataset, plan: Plan) -> nn.Module:
+    """The network before its first step."""
+    network = build_network(card)
+    _check_sizes(make_teacher(card, network, mirror=False), dataset.rows, plan.params)
+    if plan.params.encoder_weights is not None:
+        _fill_encoder(network, card, plan.params.encoder_weights)
+    if plan.recipe.start_at_data:
+        start_at_data(network, dataset, card.name)
+    return network
+
+
+def _fitted(path: Path, progress: Progress, *, is_finished: bool = True) -> Fitted:
     return Fitted(
-        path=weights,
+        path=path,
         source="fitted",
-        steps=trained.progress.step,
-        seconds=trained.progress.seconds,
-        finished=trained.finished,
-        metrics=trained.progress.points[-1].validation if trained.progress.points else {},
+        steps=progress.step,
+        seconds=progress.seconds,
+        finished=is_finished,
+        metrics=progress.points[-1].validation if progress.points else {},
     )
 
 
