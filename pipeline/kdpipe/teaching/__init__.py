@@ -135,7 +135,6 @@ def run(
     """
     options = options or Options()
     card = load_teacher_card(teacher, manifests)
-    rows_file = layout.rows_path(data)
     rows = rows_of(data, manifests)
     weights = find_weights(card, fitted_on or data, checkpoint)
     if weights.source == "fitted" and checkpoint is None:
@@ -144,11 +143,9 @@ def run(
     if precision is not None:
         params = replace(params, precision=precision)
     subject = Subject(card=card, rows=rows, weights=weights, params=params)
-    path, manifest = layout.store_path(data, card.name), layout.manifest_path(data, card.name)
-    length = min(len(rows), options.limit or len(rows))
     assignment = Assignment(
-        store=path.absolute(),
-        rows=rows_file.absolute(),
+        store=layout.store_path(data, card.name).absolute(),
+        rows=layout.rows_path(data).absolute(),
         folder=Path.cwd(),
         card=card,
         checkpoint=weights.path.absolute(),
@@ -159,16 +156,24 @@ def run(
         run=secrets.token_hex(4),
         retry_bad=options.retry_bad,
     )
+    return _teach(subject, assignment, options, data)
+
+
+def _teach(subject: Subject, assignment: Assignment, options: Options, data: str) -> Done:
+    """Plans, teaches what is missing, and finishes the store if nothing is missing any more."""
+    name = subject.card.name
+    path, manifest = layout.store_path(data, name), layout.manifest_path(data, name)
+    length = min(len(subject.rows), options.limit or len(subject.rows))
     info = plans.open_existing(path, subject, length)
     tally, pool, seconds = None, make_pool(assignment, options), 0.0
     try:
         if info is None:
-            seen = pool.measure(frame_sizes(rows))
+            seen = pool.measure(frame_sizes(subject.rows))
             info = plans.draft(subject.identity(seen.rule), length, seen)
         plan = plans.make_plan(
             path,
             info,
-            rows,
+            subject.rows,
             shards=options.shards,
             limit=options.limit,
             retry_bad=options.retry_bad,
@@ -181,27 +186,17 @@ def run(
         if plan.missing:
             manifest.unlink(missing_ok=True)
             began = time.perf_counter()
-            with Progress(f"{card.name} over {data}", plan.images) as bar:
+            with Progress(f"{name} over {data}", plan.images) as bar:
                 tally = pool.teach(info, plan.missing, bar.advance)
             seconds = time.perf_counter() - began
     finally:
         pool.close()
         tidy(path, assignment.run)
-    complete = _finish(path, manifest, info, len(rows))
+    complete = _finish(path, manifest, info, len(subject.rows))
     if tally is not None:
         raise_what_failed(tally, len(plan.missing))
-    return Done(
-        path=path,
-        manifest=manifest if complete else None,
-        written=_images(tally, is_new=True),
-        kept=sum(one.images for one in plan.kept) + _images(tally, is_new=False),
-        bad=_bad(plan, tally),
-        bytes=sum(one.bytes for one in [*plan.kept, *(tally.taught if tally else ())]),
-        seconds=seconds,
-        start_seconds=pool.start_seconds,
-        forward_seconds=sum(one.forward_seconds for one in tally.taught) if tally else 0.0,
-        workers=tally.speeds() if tally else {},
-    )
+    done = _done(path, plan, tally, start_seconds=pool.start_seconds, seconds=seconds)
+    return replace(done, manifest=manifest) if complete else done
 
 
 def make_pool(assignment: Assignment, options: Options) -> Pool:
@@ -227,6 +222,23 @@ def _finish(path: Path, manifest: Path, info: StoreInfo, rows: int) -> bool:
         consolidate(path)
         write_manifest(manifest, info, lines)
     return lines is not None
+
+
+def _done(
+    path: Path, plan: Plan, tally: Tally | None, *, start_seconds: float, seconds: float
+) -> Done:
+    return Done(
+        path=path,
+        manifest=None,
+        written=_images(tally, is_new=True),
+        kept=sum(one.images for one in plan.kept) + _images(tally, is_new=False),
+        bad=_bad(plan, tally),
+        bytes=sum(one.bytes for one in [*plan.kept, *(tally.taught if tally else ())]),
+        seconds=seconds,
+        start_seconds=start_seconds,
+        forward_seconds=sum(one.forward_seconds for one in tally.taught) if tally else 0.0,
+        workers=tally.speeds() if tally else {},
+    )
 
 
 def _complete(path: Path, info: StoreInfo, rows: int) -> list[Line] | None:
