@@ -81,7 +81,11 @@ def start(folder: Path) -> subprocess.Popen[str]:
     ],
 )
 def test_a_killed_run_ends_with_the_same_weights(
-    make_tiny: Callable[..., Rows], tmp_path: Path, number: int, status: int
+    make_tiny: Callable[..., Rows],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    status: int,
 ) -> None:
     make_tiny()
     process = start(tmp_path)
@@ -94,8 +98,10 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert list((tmp_path / RUN / "checkpoints").glob("step-*.json"))
     assert not (tmp_path / RUN / "model.safetensors").exists()
 
-    resumed = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    with caplog.at_level("INFO", "kdpipe"):
+        resumed = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
 
+    assert f"going on from step {2 if number == signal.SIGKILL else 4}" in caplog.text
     curve = (tmp_path / RUN / "dvclive/plots/metrics/train/loss.tsv").read_bytes()
     (tmp_path / RUN).rename(tmp_path / "resumed")
     whole = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
