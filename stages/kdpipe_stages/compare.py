@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from kdpipe.distill import Distilled
     from kdpipe.params import Params
 
 
@@ -33,6 +34,29 @@ class Wish:
     trainers: int = 1
 
 
+def train(wish: Wish, method: str, seed: int) -> Distilled:
+    """One of the trainings."""
+    from kdpipe import distill
+
+    return distill.run(
+        wish.student,
+        wish.data,
+        teacher=wish.teachers,
+        aux=wish.aux,
+        mix=wish.mix,
+        ratio=wish.ratio,
+        method=method,
+        seed=seed,
+        manifests=wish.manifests,
+        params=wish.params,
+        on_missing=wish.on_missing,
+        max_minutes=wish.max_minutes,
+        device=wish.device,
+        workers=wish.workers,
+        trainers=wish.trainers,
+    )
+
+
 def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mapping[str, object]]:
     """Trains and judges each method with seeds 0 to K - 1; what is trained already stays.
 
@@ -45,7 +69,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     Raises:
         TrainingError: the minutes are over before all are trained.
     """
-    from kdpipe import distill, evaluate
+    from kdpipe import evaluate
     from kdpipe.cards import load_method, load_teacher_card
     from kdpipe.errors import TrainingError
     from kdpipe.report.board import place_of, read_boards
@@ -53,6 +77,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
 
     began, runs = time.monotonic(), list[str]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
+    labels_only = replace(wish, teachers=(), aux=(), mix=None, ratio=None)
     judged = []
     for teacher in wish.teachers if any(reads.values()) else ():
         if load_teacher_card(teacher, wish.manifests).is_metric:  # before hours of training
@@ -61,23 +86,9 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     for seed in range(seeds):  # by seed: cut short, each method has as many
         for name in methods:
             spent = (time.monotonic() - began) / 60
-            done = distill.run(
-                wish.student,
-                wish.data,
-                teacher=wish.teachers if reads[name] else None,
-                aux=wish.aux if reads[name] else (),
-                mix=wish.mix if reads[name] else None,
-                ratio=wish.ratio if reads[name] else None,
-                method=name,
-                seed=seed,
-                manifests=wish.manifests,
-                params=wish.params,
-                on_missing=wish.on_missing,
-                max_minutes=None if wish.max_minutes is None else wish.max_minutes - spent,
-                device=wish.device,
-                workers=wish.workers,
-                trainers=wish.trainers,
-            )
+            left = None if wish.max_minutes is None else wish.max_minutes - spent
+            one = replace(wish if reads[name] else labels_only, max_minutes=left)
+            done = train(one, name, seed)
             if not done.finished:
                 raise TrainingError(
                     f"{wish.max_minutes:g} minutes are over in {done.run}, {len(runs)} of "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdpipe_stages.compare import Wish
+from kdpipe_stages.compare import Wish, train
 from kdpipe_stages.compare import compare as compare_methods
 from kdpipe_stages.output import Json, Manifests, say
+
+if TYPE_CHECKING:
+    from kdpipe.distill import Distilled
 
 
 class OnMissing(StrEnum):
@@ -71,7 +75,6 @@ def distill(
     json: Json = False,
 ) -> None:
     """Train STUDENT on DATA by METHOD, from what TEACHER said once; goes on where it stopped."""
-    from kdpipe import distill as library
     from kdpipe.cards import load_method
     from kdpipe_stages.names import params_for, teachers_for
 
@@ -86,41 +89,29 @@ def distill(
         teacher = params.teachers[0]
     named = () if teacher in (None, "none") else teachers_for(str(teacher), data, manifests)
     more = tuple(aux.split(",")) if aux and aux != "none" else ()
-    if compare is not None:
-        wish = Wish(
-            student=student,
-            data=data,
-            teachers=named,
-            aux=more,
-            mix=mix,
-            ratio=ratio,
-            params=params,
-            manifests=manifests,
-            on_missing=on_missing.value,
-            max_minutes=max_minutes,
-            device=device,
-            workers=workers,
-            trainers=trainers,
-        )
-        say(*compare_methods(methods, seeds or 1, wish), json=json)
-        return
-    done = library.run(
-        student,
-        data,
-        teacher=named,
+    wish = Wish(
+        student=student,
+        data=data,
+        teachers=named,
         aux=more,
         mix=mix,
         ratio=ratio,
-        method=methods[0],
-        seed=seed,
-        manifests=manifests,
         params=params,
+        manifests=manifests,
         on_missing=on_missing.value,
         max_minutes=max_minutes,
         device=device,
         workers=workers,
         trainers=trainers,
     )
+    if compare is not None:
+        say(*compare_methods(methods, seeds or 1, wish), json=json)
+    else:
+        say(*_said_of(train(wish, methods[0], seed)), json=json)
+
+
+def _said_of(done: Distilled) -> tuple[str, Mapping[str, object]]:
+    """A line for people, and the same as values."""
     how = "trained" if done.finished else "trained in part, run it again to go on"
     shown = "".join(f", {name} {value:.4f}" for name, value in done.metrics.items())
     values = {
@@ -132,4 +123,4 @@ def distill(
         **done.metrics,
     }
     line = f"{done.run} {how}: {done.steps} steps, {done.seconds:.0f} s{shown}: {done.path}"
-    say(line, values, json=json)
+    return line, values

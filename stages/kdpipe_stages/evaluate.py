@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdpipe_stages.output import Json, Manifests, say
+
+if TYPE_CHECKING:
+    from kdpipe.evaluate import Evaluation
 
 
 def evaluate(
@@ -87,13 +90,16 @@ def evaluate(
         device=device,
         manifests=manifests,
     )
+    say(_line_of(done), {**asdict(done.summary), "path": str(done.path)}, json=json)
+
+
+def _line_of(done: Evaluation) -> str:
     found, errors = done.summary, done.summary.metrics
-    line = (
+    return (
         f"{found.run} on {found.images} images of {found.data} {found.split}, {found.protocol}: "
         f"abs_rel {errors['abs_rel']:.4f}, rmse {errors['rmse']:.4f} m, "
         f"delta1 {errors['delta1']:.4f}: {done.path}"
     )
-    say(line, {**asdict(found), "path": str(done.path)}, json=json)
 
 
 def _refuse_unused(
