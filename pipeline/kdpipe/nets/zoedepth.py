@@ -288,28 +288,15 @@ def nearest_multiple(side: float) -> int:
 
 def _transformers_network(sizes: Sizes, min_depth: float, max_depth: float) -> Any:
     make_torchvision_importable()
-    from transformers import BeitConfig, ZoeDepthConfig, ZoeDepthForDepthEstimation
+    from transformers import ZoeDepthConfig, ZoeDepthForDepthEstimation
 
-    encoder = BeitConfig(  # type: ignore[call-arg]  # it hands out_indices on
-        hidden_size=sizes.hidden,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=sizes.feed_forward,
-        image_size=sizes.image,
-        patch_size=PATCH,
-        use_relative_position_bias=True,
-        reshape_hidden_states=False,
-        out_indices=list(sizes.taps),
-        layer_norm_eps=1e-6,  # the official encoder's; with transformers' 1e-12 depth is 0.2 % off
-        drop_path_rate=0.0,
-    )
     heads = [
         {"name": name, "n_bins": sizes.bins, "min_depth": min_depth, "max_depth": max_depth}
         for name in sizes.domains or ("metric",)
     ]
     network = ZoeDepthForDepthEstimation(
         ZoeDepthConfig(
-            backbone_config=encoder,
+            backbone_config=_encoder_of(sizes),
             neck_hidden_sizes=list(sizes.neck),
             fusion_hidden_size=sizes.fusion,
             bottleneck_features=sizes.fusion,
@@ -329,6 +316,24 @@ def _transformers_network(sizes: Sizes, min_depth: float, max_depth: float) -> A
     for part in (network.neck, network.relative_head, network.metric_head):
         _start(part)
     return network
+
+
+def _encoder_of(sizes: Sizes) -> Any:
+    from transformers import BeitConfig
+
+    return BeitConfig(  # type: ignore[call-arg]  # it hands out_indices on
+        hidden_size=sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=sizes.feed_forward,
+        image_size=sizes.image,
+        patch_size=PATCH,
+        use_relative_position_bias=True,
+        reshape_hidden_states=False,
+        out_indices=list(sizes.taps),
+        layer_norm_eps=1e-6,  # the official encoder's; with transformers' 1e-12 depth is 0.2 % off
+        drop_path_rate=0.0,
+    )
 
 
 def _start(part: nn.Module) -> None:
