@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -15,8 +16,10 @@ from kdpipe.errors import StoreError
 from kdpipe.store import s3
 from kdpipe.store.s3 import S3Path
 
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
-"""What file systems without hard links say to one."""
+_NO_LINKS = {
+    *(errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EINVAL)
+}
+"""What file systems say to a link, or to a rename that replaces nothing, that they do not know."""
 
 
 @contextlib.contextmanager
@@ -128,10 +131,14 @@ def create_exclusively(path: Path, content: bytes, work: Path | None = None) -> 
 def link_exclusively(source: Path, target: Path) -> bool:
     """Gives a finished file its second, final name, if nothing has that name yet.
 
-    A rename would replace what a faster process finished; a link does not.
+    A rename would replace what a faster process finished; a link does not. On a disk without links
+    (FAT, exFAT) the file is renamed, by the call of Linux that replaces nothing.
 
     Returns:
         Whether this call made the name.
+
+    Raises:
+        StoreError: the disk can do neither.
     """
     try:
         os.link(source, target)
@@ -140,17 +147,40 @@ def link_exclusively(source: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        raise StoreError(
-            f"{target} cannot be linked ({error.strerror}), as on FAT and exFAT: a store needs a "
-            "disk that has hard links, e.g. ext4, XFS or NFS: move artifacts/stores to one, or "
-            "set store.root to an s3:// address"
-        ) from error
+        try:
+            _rename_exclusively(source, target)
+        except FileExistsError:
+            return False
+        except OSError as other:
+            if other.errno not in _NO_LINKS:
+                raise
+            raise StoreError(
+                f"{target} cannot be linked ({error.strerror}), nor renamed without replacing "
+                f"({other.strerror}): a store needs a disk that can, e.g. ext4, XFS or NFS: move "
+                "artifacts/stores to one, or set store.root to an s3:// address"
+            ) from error
     try:
         sync_folder(target.parent)
     except OSError:
         target.unlink(missing_ok=True)  # what may be gone after a crash must not count before it
         raise
     return True
+
+
+def _rename_exclusively(source: Path, target: Path) -> None:
+    """renameat2 of Linux with RENAME_NOREPLACE, which Python has not.
+
+    Raises:
+        OSError: as the call says, FileExistsError where something has the name; ENOSYS: there is no
+            such call here.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    here, no_replace = -100, 1  # AT_FDCWD: as any other path
+    if rename(here, os.fsencode(source), here, os.fsencode(target), no_replace) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
 
 
 def _write_beside(path: Path, content: bytes) -> Path:

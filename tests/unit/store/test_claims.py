@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -155,13 +156,14 @@ def test_what_is_no_claim_is_let_be_and_a_folder_is_an_unreadable_one(tmp_path: 
     assert {one.name for one in folder.parent.iterdir()} == {folder.name, *names}
 
 
-NO_LINKS = """
-import ctypes, platform, struct, sys
+REFUSING = """
+import ctypes, json, platform, struct, sys
 from pathlib import Path
 from kdpipe.errors import StoreError
 from kdpipe.store.claims import Claim
-links = {"x86_64": (86, 265), "aarch64": (37,)}[platform.machine()]
-refuse = [(0x15, 0, 1, one) for one in links]  # BPF: is it this call? else the one after the next
+from kdpipe.store.disk import create_exclusively
+calls = json.loads(sys.argv[2])[platform.machine()]
+refuse = [(0x15, 0, 1, one) for one in calls]  # BPF: is it this call? else the one after the next
 steps = [(0x20, 0, 0, 0)]
 for step in refuse:
     steps += [step, (0x06, 0, 0, 0x00050001)]  # SECCOMP_RET_ERRNO, EPERM, as FAT says
@@ -173,20 +175,32 @@ libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(38, 1, 0, 0, 0) == 0
 assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
 try:
-    Claim.take(Path(sys.argv[1]), 3, "mine")
+    claim = Claim.take(Path(sys.argv[1]), 3, "mine")
+    claim.hold()
+    print(create_exclusively(claim.path, b"theirs"), claim.path.read_bytes() != b"theirs")
 except StoreError as error:
     print(error)
 """
+LINKS = {"x86_64": [86, 265], "aarch64": [37]}
+LINKS_AND_RENAMES = {"x86_64": [86, 265, 316], "aarch64": [37, 276]}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is told to refuse")
-def test_a_disk_without_hard_links_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NO_LINKS, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize(
+    ("refused", "said", "left"),
+    [
+        pytest.param(LINKS, "False True", ["0000003.1.json"], id="renamed-without-replacing"),
+        pytest.param(LINKS_AND_RENAMES, "cannot be linked (Operation not permitted)", [], id="no"),
+    ],
+)
+def test_a_disk_without_hard_links_is_exclusive_all_the_same_or_one_line(
+    refused: dict[str, list[int]], said: str, left: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", REFUSING, str(tmp_path), json.dumps(refused)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert "cannot be linked (Operation not permitted), as on FAT" in done.stdout
-    assert list((tmp_path / "claims").iterdir()) == []
+    assert said in done.stdout
+    assert [one.name for one in (tmp_path / "claims").iterdir()] == left
 
 
 def test_a_clock_that_was_set_back_gives_a_living_claim_one_more_lease(tmp_path: Path) -> None:
