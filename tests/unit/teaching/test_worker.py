@@ -86,7 +86,8 @@ def test_encoding_runs_beside_the_forward_pass_and_a_slow_disk_does_not_fill_mem
     look, append, put = ToyTeacher.look, ShardWriter.append, Encoder.put
     looked_on = threading.Event()
     outputs: list[weakref.ref[Tensor]] = []
-    alive, beside = [], []
+    alive: list[int] = []
+    beside: list[bool] = []
     written: list[int] = []
 
     def held(some: list[weakref.ref[Tensor]]) -> int:
