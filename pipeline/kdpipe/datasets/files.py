@@ -70,12 +70,19 @@ def read_truth(rows: Rows, row: Row) -> Depth:
     """Reads the whole measured depth of a row (H, W) [m]; 0 is unknown.
 
     Raises:
-        DataError: it is missing, unreadable, torn, of 8 bits, negative or not finite.
+        DataError: it is missing, unreadable, torn, of 8 bits, negative or not finite, or has other
+            bytes than `index` counted.
     """
     path = str(row.truth)
     is_npy = PurePosixPath(path).suffix.lower() == ".npy"
     decode = _decode_npy if is_npy else _decode_depth_png
-    units = decode(read_bytes(rows.root / path), path)
+    data = read_bytes(rows.root / path)
+    units = decode(data, path)  # first: of a torn file this says more
+    if row.truth_bytes and len(data) != row.truth_bytes:
+        raise DataError(
+            f"{rows.root / path} has {len(data)} bytes, {row.truth_bytes} when it was indexed: put "
+            f"the old file back, or run `kdpipe index --data {rows.name}` again"
+        )
     return (units * row.truth_scale).astype(np.float32)
 
 

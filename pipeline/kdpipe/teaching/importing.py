@@ -85,7 +85,8 @@ class _Pictures:
         if file is None:
             return "no picture of it was imported"
         try:
-            as_truth = replace(row, truth=str(file.resolve()), truth_scale=self.how.quantum)
+            scale = self.how.quantum
+            as_truth = replace(row, truth=str(file.resolve()), truth_scale=scale, truth_bytes=0)
             return read_truth(self.rows, as_truth)
         except DataError as error:
             return " ".join(str(error).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,14 @@ def test_labels_beyond_the_classes_are_refused() -> None:
     assert files.decode_labels(data, "l.png", 14).max() == 14
     with pytest.raises(DataError, match="found class 14, expected an 8-bit map of classes"):
         files.decode_labels(data, "l.png", 13)
+
+
+def test_depth_of_another_size_than_was_indexed_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.ones((2, 3), np.float32))
+    rows, row = rows_of(tmp_path, "d.npy")
+    indexed = replace(row, truth_bytes=(tmp_path / "d.npy").stat().st_size)
+    files.read_truth(rows, indexed)
+    np.save(tmp_path / "d.npy", np.ones((2, 3), np.float64))
+
+    with pytest.raises(DataError, match=r"d\.npy has 176 bytes, 152 when it was indexed"):
+        files.read_truth(rows, indexed)
