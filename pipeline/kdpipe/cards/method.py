@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from kdpipe.errors import CardError
 
 Join: TypeAlias = Literal["log-mean", "mean"]
-Confidence: TypeAlias = Literal["none", "entropy", "disagreement"]
+Confidence: TypeAlias = Literal["none", "entropy", "disagreement", "mirrored"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,9 @@ class MethodCard:
 
     confidence: Confidence = "none"
     """How much a pixel of the teacher's counts: `entropy`: 1 less that of its bins, by the largest;
-    `disagreement`: the smallest of several teachers' depths by the largest."""
+    `disagreement`: the smallest of several teachers' depths by the largest; `mirrored`: the same of
+    one teacher's depth of the image and of its mirror image, from two stores of the same weights,
+    one card with `mirror: true`, whose averaged depth is learned from."""
 
     confidence_threshold: float | None = None
     """Pixels below do not count and all others do; None: confidence is their weight."""
@@ -92,5 +94,5 @@ class MethodCard:
         if threshold is not None and (self.confidence == "none" or not 0 < threshold <= 1):
             raise CardError(
                 f"methods/{self.name}: confidence_threshold {threshold:g} found, expected one in "
-                "(0, 1] beside confidence: entropy or disagreement"
+                "(0, 1] beside confidence: entropy, disagreement or mirrored"
             )

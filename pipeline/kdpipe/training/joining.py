@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -53,6 +53,12 @@ def check_teachers(method: MethodCard, teachers: Sequence[str]) -> None:
             f"method {method.name} takes confidence from the disagreement of teachers and "
             f"{len(teachers)} is given: name several, --teacher T1,T2"
         )
+    if method.confidence == "mirrored" and (len(teachers) != 2 or weighed):
+        raise TrainingError(
+            f"method {method.name} takes confidence from a mirrored pass and {len(teachers)} "
+            f"{'weighed ' * bool(weighed)}teachers are given, expected two cards of the same "
+            "weights without teacher_weights: --teacher T,T2 where T2 is T with mirror: true"
+        )
 
 
 def joining_of(
@@ -68,10 +74,13 @@ def joining_of(
 
     Raises:
         TrainingError: they are weighed by their errors, and one has none: there is no measured
-            depth, or it has no metres.
+            depth, or it has no metres. Or they are to be one teacher, mirrored, and are not.
     """
     weights: tuple[float, ...] = ()
-    if method.teacher_weights:
+    if method.confidence == "mirrored":
+        averaged = mirrored_of(stores)
+        weights = tuple(float(place == averaged) for place in range(len(stores)))
+    elif method.teacher_weights:
         weights = tuple(method.teacher_weights[name] for name in teachers)
     elif method.weigh_teachers == "inverse-variance" and len(stores) > 1:
         for store in stores:
@@ -82,6 +91,35 @@ def joining_of(
                 )
         weights = _by_variance(rows, stores, method.join)
     return Joining(join=method.join, weights=weights, confidence=method.confidence)
+
+
+def mirrored_of(stores: Sequence[Store]) -> int:
+    """Which of two stores of the same weights has depth averaged with the mirrored image's.
+
+    Raises:
+        TrainingError: they differ in more than `mirror`, do not differ in it, or have no metres.
+    """
+    said = [_said(store) for store in stores]
+    keys = sorted(said[0].keys() | said[-1].keys())
+    other = [key for key in keys if said[0].get(key) != said[-1].get(key)]
+    if len(stores) != 2 or other != ["mirror"] or not all(s.info.is_metric for s in stores):
+        raise TrainingError(
+            f"confidence: mirrored needs two metric stores that differ in mirror alone, found "
+            f"{' and '.join(str(store.path) for store in stores)}, which differ in "
+            f"{', '.join(other) or 'nothing'}: copy the teacher's card under another name with "
+            "mirror: true and teach it with --checkpoint, the same weights"
+        )
+    return int(bool(said[1]["mirror"]))
+
+
+def _said(store: Store) -> dict[str, object]:
+    """What decides a store's depth, without its card's name."""
+    identity = store.info.identity
+    card = cast("dict[str, object]", identity["teacher"])
+    weights = cast("dict[str, object]", identity["weights"])
+    named = ("name", "fingerprint", "weights_sha256")
+    said = {key: value for key, value in card.items() if key not in named}
+    return {**said, "weights": weights["sha256"], "precision": identity["precision"]}
 
 
 def _by_variance(rows: Rows, stores: Sequence[Store], join: Join) -> tuple[float, ...]:

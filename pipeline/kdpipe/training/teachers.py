@@ -15,6 +15,7 @@ from kdpipe.errors import TrainingError
 from kdpipe.store.frame import BILINEAR, to_frame
 from kdpipe.store.stale import check_rows
 from kdpipe.training.bins import SHARES, of_teacher, sample_bins
+from kdpipe.training.joining import mirrored_of
 from kdpipe.training.memory import REMEMBERED_BYTES
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Teachers:
                 are aligned; None: to the first metric one.
 
         Raises:
-            TrainingError: there is nothing to align a relative teacher to.
+            TrainingError: there is nothing to align a relative teacher to, or confidence is to come
+                from a mirrored pass and the stores are not of one teacher.
             StaleStoreError: a store's rows are not these rows.
         """
         self.stores = tuple(stores)
@@ -77,6 +79,7 @@ class Teachers:
             )
         self.weights = joining.weights or (1 / max(1, len(stores)),) * len(stores)
         self.joining = joining
+        self._averaged = mirrored_of(stores) if joining.confidence == "mirrored" else None
         self.with_bins = with_bins
         self.missing = [check_store(store, rows) for store in self.stores]
         """Of each store: row number -> why it has no depth."""
@@ -125,6 +128,9 @@ class Teachers:
         found["known"] = found["teacher"] > 0
         if self.joining.confidence == "disagreement":
             found["confidence"] = torch.from_numpy(agreement(maps))
+        elif self._averaged is not None:
+            averaged, plain = maps[self._averaged], maps[1 - self._averaged]
+            found["confidence"] = torch.from_numpy(mirrored_agreement(plain, averaged))
         elif self.joining.confidence == "entropy":
             sure = [
                 self._sureness(place, number, transform) * weight
@@ -268,6 +274,17 @@ def agreement(maps: Sequence[Depth]) -> NDArray[np.float32]:
     farthest = depth.max(axis=0)
     several = known.sum(axis=0) > 1
     return np.where(several, nearest / np.where(several, farthest, 1), 0).astype(np.float32)
+
+
+def mirrored_agreement(plain: Depth, averaged: Depth) -> NDArray[np.float32]:
+    """How far a teacher agrees with itself about the mirrored image, as `agreement`.
+
+    Args:
+        plain: its depth (h, w) [m]; 0 unknown.
+        averaged: the mean of that and of the mirrored image's, so the latter is 2 averaged - plain.
+    """
+    both = (plain > 0) & (averaged > 0)
+    return agreement([plain, np.where(both, (2 * averaged - plain).clip(min=0), 0)])
 
 
 def sureness(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from kdpipe.cards import MethodCard
+from kdpipe.cards import MethodCard, load_teacher_card
 from kdpipe.codecs import Companded
 from kdpipe.errors import CardError, StoreError, TrainingError
 from kdpipe.rows import Rows, make_rows
@@ -184,3 +186,44 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises((TrainingError, CardError), match=says):
         check_teachers(method(**card), teachers)
+
+
+def mirrored_card(name: str = "twin") -> None:
+    card = {**asdict(load_teacher_card(ONE)), "name": name, "mirror": True, "fit": None}
+    path = Path("manifests/teachers") / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({**card, "network": dict(load_teacher_card(ONE).network)}))
+
+
+@pytest.mark.parametrize("names", [(ONE, "twin"), ("twin", ONE)], ids=["plain-first", "last"])
+def test_a_mirrored_twin_says_where_a_teacher_is_sure(
+    names: tuple[str, str], make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    """The mirrored image's depth is 1.5 times the image's: 2/3 sure, and their mean is learned."""
+    mirrored_card()
+    rows = make_tiny()
+    factors = {ONE: 0.8, "twin": 1.0}
+    stores = [make_tiny_store(rows, teacher=one, factor=factors[one]) for one in names]
+
+    joining = joining_of(method(confidence="mirrored"), names, rows, stores)
+    batch = DistillDataset(rows, stores=stores, transform=PLAIN, joining=joining)
+    sample = batch.sample(0, np.random.default_rng(0))
+    alone = DistillDataset(rows, stores=[stores[names.index("twin")]], transform=PLAIN)
+
+    inside = sample["known"].numpy()
+    np.testing.assert_allclose(sample["confidence"].numpy()[inside], 2 / 3, rtol=6e-3)
+    expected = alone.sample(0, np.random.default_rng(0))["teacher"]
+    np.testing.assert_allclose(sample["teacher"], expected, rtol=1e-6)
+
+
+def test_only_a_twin_is_a_mirrored_one(make_tiny: MakeRows, make_tiny_store: MakeStore) -> None:
+    rows = make_tiny()
+    mirrored = method(confidence="mirrored")
+    stores = [make_tiny_store(rows, teacher=one) for one in (ONE, OTHER)]
+
+    with pytest.raises(TrainingError, match="1 teachers are given, expected two"):
+        check_teachers(mirrored, (ONE,))
+    with pytest.raises(TrainingError, match=r"differ in .*family.*mirror: true"):
+        joining_of(mirrored, (ONE, OTHER), rows, stores)
+    with pytest.raises(TrainingError, match="differ in nothing"):
+        joining_of(mirrored, (ONE, ONE), rows, [stores[0]] * 2)
