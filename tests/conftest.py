@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image as Pillow
 
 from kdpipe.cards import DataCard, TeacherCard, load_teacher_card
@@ -45,6 +48,8 @@ NO_CACHE = Path(tempfile.gettempdir()) / f"kdpipe-tests-{os.getpid()}-no-cache"
 os.environ["KDPIPE_HOME"] = os.environ["HF_HOME"] = str(NO_CACHE)
 # A script's background job ignores Ctrl-C, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same examples each time, and no deadline: a slow machine is no wrong answer.
+settings.load_profile("ci")
 
 MakeRows: TypeAlias = Callable[..., Rows]
 MakeStore: TypeAlias = Callable[..., Store]
@@ -53,6 +58,15 @@ MakeStore: TypeAlias = Callable[..., Store]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what tests/golden asks for."""
     parser.addoption("--regold", action="store_true", help="write tests/golden anew, then compare")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed of its own does not depend on which tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def scene(number: int, height: int = HEIGHT, width: int = WIDTH) -> tuple[Image, Depth]:
