@@ -14,6 +14,8 @@ _LONGEST = 10
 """Ray puts sockets far below it, whose paths may have 107 characters."""
 
 _SECONDS_TO_DIE = 2.0
+_SECONDS_TO_BE_DEAD = 10.0
+"""Once killed, on a busy machine: what lives on would write into the folder that is removed."""
 
 
 def make_folder() -> Path:
@@ -33,7 +35,7 @@ def make_folder() -> Path:
 def end_all(folder: Path) -> None:
     """Ends what Ray started for us: interrupted, it leaves some of it behind."""
     patience = time.monotonic() + _SECONDS_TO_DIE
-    while (pids := _users(folder)) and time.monotonic() < patience + _SECONDS_TO_DIE:
+    while (pids := _users(folder)) and time.monotonic() < patience + _SECONDS_TO_BE_DEAD:
         if time.monotonic() > patience:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
