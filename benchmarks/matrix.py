@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from kdpipe.errors import KdpipeError
 from kdpipe.strict import build, read_yaml
 
 Found: TypeAlias = dict[str, Any]
@@ -112,7 +113,7 @@ def kdpipe(folder: Path, *arguments: str) -> Found:
     """Runs one command in a folder, within this process: torch is loaded once.
 
     Raises:
-        RuntimeError: the command failed, and said why on stderr.
+        KdpipeError: the command failed, and said why on stderr.
         KeyboardInterrupt: it was interrupted.
     """
     from kdpipe_stages.cli import INTERRUPTED, run
@@ -124,7 +125,7 @@ def kdpipe(folder: Path, *arguments: str) -> Found:
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status:
-        raise RuntimeError(f"kdpipe {' '.join(arguments)} ended with {status}")
+        raise KdpipeError(f"kdpipe {' '.join(arguments)} ended with {status}")
     found: Found = json.loads(said.getvalue())
     return found
 
@@ -207,7 +208,7 @@ def done(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Found | Non
     for future in as_completed(running):
         try:
             yield running[future], future.result()
-        except RuntimeError as error:
+        except KdpipeError as error:
             print(f"{running[future].arm}: {error}", flush=True)
             yield running[future], None
 
@@ -227,7 +228,7 @@ def run_arms(pool: Executor, board: Board, project: Path, folders: Mapping[float
         for task, found in done(
             pool, [job(arm, rate, 0, judged=False) for rate in matrix.rates for arm in arms]
         ):
-            value = found["validation"] if found else math.nan
+            value = found["validation"] if found else None
             board.arms[task.arm]["search"][f"{task.rate:g}"] = value
             board.save()
         best = {arm.name: best_rate(board.arms[arm.name]["search"]) for arm in arms}
@@ -241,9 +242,9 @@ def run_arms(pool: Executor, board: Board, project: Path, folders: Mapping[float
                     print(f"{task.arm}, seed {seed}: {found['test']['abs_rel']:.4f}", flush=True)
 
 
-def best_rate(search: Mapping[str, float]) -> float:
+def best_rate(search: Mapping[str, float | None]) -> float:
     """The rate whose student is nearest to the truth of the validation split; 0: none is."""
-    known = {float(rate): value for rate, value in search.items() if math.isfinite(value)}
+    known = {float(rate): value for rate, value in search.items() if value is not None}
     return min(known, key=lambda rate: known[rate], default=0.0)
 
 
@@ -319,6 +320,8 @@ def main() -> None:
         run_arms(pool, board, project, folders)
     except KeyboardInterrupt:
         sys.exit(130)
+    except KdpipeError as error:
+        sys.exit(f"matrix: {error}")
     finally:
         pool.shutdown(cancel_futures=True)  # what runs is stopped too, or ends
         print(table(board))
