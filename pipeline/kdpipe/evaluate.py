@@ -35,6 +35,7 @@ from kdpipe.strict import build
 from kdpipe.students import load_student
 from kdpipe.training.loop import pick_device
 from kdpipe.training.outcome import is_finished, warn_if_unfinished
+from kdpipe.training.teachers import join
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -130,7 +131,8 @@ def run(
 
     Args:
         run: a folder below artifacts/students; or give `teacher` and `data`.
-        teacher: name of a card whose store over `data` is judged.
+        teacher: name of a card whose store over `data` is judged; of several, T+T2, the mean of
+            the logarithm of what they know, as students learn it by default.
         data: name of a data set; None: the one the run was trained on.
         split: None: as params.yaml says.
         protocol: a name of metrics/protocols; None: the data card's.
@@ -227,17 +229,26 @@ def _student(
 
 
 def _teacher(teacher: str, data: str, split: str, manifests: Path | None) -> _Subject:
-    card = load_teacher_card(teacher, manifests)  # a wrong name is answered with the right ones
-    if not card.is_metric:
-        raise DataError(
-            f"{teacher} is affine-invariant, metres are judged: name a metric teacher, or a "
-            "student that learned from this one"
-        )
+    # A wrong name is answered with the right ones.
+    cards = [load_teacher_card(name, manifests) for name in teacher.split("+")]
+    for card in cards:
+        if not card.is_metric:
+            raise DataError(
+                f"{card.name} is affine-invariant, metres are judged: name a metric teacher, or a "
+                "student that learned from this one"
+            )
     rows = rows_of(data, manifests)
     numbers = rows_with_truth(rows, split)
-    predicted = _stored(rows, numbers, store_path(data, teacher), card)
+    stored = [_stored(rows, numbers, store_path(data, card.name), card) for card in cards]
+    predicted = stored[0] if len(stored) == 1 else _joined(stored)
     about = {"run": teacher_run(data, teacher), "kind": "teacher", "teacher": teacher}
     return _Subject(about=about, rows=rows, predicted=predicted)
+
+
+def _joined(stored: Sequence[Predicted]) -> Predicted:
+    for each in zip(*stored, strict=True):
+        maps = [depth for _, depth in each if not isinstance(depth, str)]
+        yield each[0][0], join(maps, (1.0,) * len(maps), "log-mean") if maps else each[0][1]
 
 
 def median_map(rows: Rows) -> Depth | None:

@@ -21,7 +21,10 @@ def evaluate(
         str | None, typer.Option(help="A card in manifests/students; names the run in parts.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A card in manifests/teachers; alone: judge its store.")
+        str | None,
+        typer.Option(
+            help="A card in manifests/teachers; alone: judge its store, of T,T2 their mean."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set; default: the run's own.")] = None,
     aux: Annotated[str | None, typer.Option(help="With --student: unlabelled data sets.")] = None,
@@ -63,8 +66,6 @@ def evaluate(
         data = data or params.data[0]
         if teacher not in (None, "none"):
             teacher = "+".join(teachers_for(str(teacher), data, manifests))
-    if run is None and student is None and "+" in (teacher or ""):
-        raise typer.BadParameter("one store is judged at a time: name one", param_hint="--teacher")
     if run is None and student is not None:
         load_student_card(student, manifests)
         further = tuple(aux.split(",")) if aux and aux != "none" else ()

@@ -106,6 +106,19 @@ def test_a_teacher_is_judged_straight_from_its_store(toy: ToyProject) -> None:
     )  # the store's own bound: 1e-3
 
 
+def test_several_teachers_are_judged_by_the_mean_of_their_logarithms(toy: ToyProject) -> None:
+    """One is a tenth too far, the other as much too near; what one lacks is the other's."""
+    toy.add_store(factor=1.1)
+    toy.add_store(factor=1 / 1.1, teacher="bts-small", bad=[5])
+
+    done = evaluate.run(teacher=f"{TEACHER}+bts-small", data="toy")
+
+    table = read_table(done.path.with_suffix(".parquet"))
+    found = [one.errors["abs_rel"] for one in table if one.errors is not None]
+    assert done.path == evaluation_path(f"toy_{TEACHER}+bts-small", "toy", "test", "none")
+    assert found == pytest.approx([0, 0, 0.1], abs=2e-3)  # the stores' own bound: 1e-3
+
+
 def test_an_image_that_the_teacher_could_not_read_is_skipped_and_counted(
     toy: ToyProject, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,8 +161,9 @@ class Board:
         return None
 
     def teacher_of(self, arm: Arm) -> Summary | None:
-        """The arm's teacher, judged on the same images; of several, the best by AbsRel."""
-        names = arm.teacher.split("+")
+        """The arm's teacher, judged on the same images; of several, or their mean, the best by
+        AbsRel."""
+        names = [arm.teacher, *arm.teacher.split("+")]
         judged = [one for one in self.teachers if one.teacher in names]
         return min(judged, key=lambda one: one.metrics["abs_rel"], default=None)
 
