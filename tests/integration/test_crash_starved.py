@@ -46,7 +46,7 @@ def check_full_disks(cases: Cases, options: list[str]) -> None:
     for option, project, one in zip(options, projects, found, strict=True):
         assert one["status"] == len(one["said"]), (option, one)
         for line in one["said"]:
-            assert re.search(r"the disk is full|No space left|GB free", line), (option, one)
+            assert re.search(r"the disk is full|No space left|[GM]B free", line), (option, one)
         assert one["again"] == 0, (option, one)
         assert crash.content(project) == cases.expected, (option, one)
     assert {one["status"] for one in found} == {0, 1}

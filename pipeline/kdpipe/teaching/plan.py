@@ -266,8 +266,8 @@ def check_space(path: Path, plan: Plan) -> None:
     free = shutil.disk_usage(where).free
     if needed > free:
         raise StoreError(
-            f"{where} has {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB are needed "
-            f"for {plan.images} images: make room, or teach fewer with --limit"
+            f"{where} has {_said(free)} free, about {_said(needed)} are needed for "
+            f"{plan.images} images: make room, or teach fewer with --limit"
         )
 
 
@@ -278,6 +278,10 @@ def complete_lines(path: Path, info: StoreInfo) -> list[Line] | None:
     lines = [one for one in read_lines(path) if one.shard < info.shards]
     whole = [one for one in lines if one.stop == info.rows_of(one.shard)[1]]
     return whole if len(whole) == info.shards else None
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 def _bins_codec(card: TeacherCard) -> Companded | LogBinomial | None:
