@@ -28,7 +28,7 @@ from kdpipe.training.loop import (
     seed_everything,
     train,
 )
-from kdpipe.training.methods import check_bins, check_inputs, loss_of, reads_bins
+from kdpipe.training.methods import check_bins, check_inputs, check_range, loss_of, reads_bins
 from kdpipe.training.mixes import Mix, mix_of
 from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
@@ -188,6 +188,7 @@ def _lesson_of(wish: _Wish) -> _Lesson:
     rows = [rows_of(name, wish.manifests) for name in (wish.data, *wish.aux)]
     stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in rows]
     check_bins(method, card, [store for each in stores for store in each])
+    check_range(card, rows[0].card)
     return _Lesson(card=card, method=method, mix=mix, rows=rows, stores=stores)
 
 

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from kdpipe import distill
-from kdpipe.cards import load_method, load_student_card
+from kdpipe.cards import DataCard, load_method, load_student_card
 from kdpipe.codecs import Companded, LogBinomial
 from kdpipe.errors import DataError, StaleStoreError, StoreError, TrainingError, UnknownNameError
 from kdpipe.params import Params, TrainParams
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store import Store, layout
 from kdpipe.students import load_student
-from kdpipe.training.methods import check_bins
+from kdpipe.training.methods import check_bins, check_range
 
 STUDENT = "mobilenetv2-small"
 TEACHER = "adabins-small"
@@ -307,3 +307,13 @@ def test_a_loss_that_is_no_number_stops_in_one_line(make_tiny: MakeRows) -> None
 
     with pytest.raises(TrainingError, match="the loss is nan at step 1"):
         distill.run(STUDENT, "tiny", params=Params(distill={STUDENT: wild}), device="cpu")
+
+
+def test_data_that_goes_on_behind_the_last_bin_is_refused() -> None:
+    student = load_student_card("mobilenetv2-small")
+    far = DataCard(name="yard", family="folder", domain="nyu", max_depth=20.0)
+
+    with pytest.raises(TrainingError, match=r"yard.* 20 m.* end at 10 m.*kitti.* 80 m"):
+        check_range(student, far)
+    check_range(student, replace(far, domain="kitti"))
+    check_range(student, replace(far, domain="any"))

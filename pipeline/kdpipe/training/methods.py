@@ -11,11 +11,12 @@ from torch import Tensor
 from kdpipe.cards import MethodCard
 from kdpipe.errors import CardError, TrainingError, UnknownNameError
 from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, WEIGHTED, Prediction
+from kdpipe.students.base import BINS, bins_of
 from kdpipe.training.bins import teacher_bins
 from kdpipe.training.samples import Sample
 
 if TYPE_CHECKING:
-    from kdpipe.cards import StudentCard
+    from kdpipe.cards import DataCard, StudentCard
     from kdpipe.store import Store
 
 BatchLoss: TypeAlias = Callable[[Prediction, Sample], Tensor]
@@ -155,6 +156,23 @@ def check_inputs(method: MethodCard, teachers: Sequence[str]) -> None:
 def reads_bins(method: MethodCard) -> bool:
     """Whether a method learns from the teacher's stored distribution."""
     return any(name in BINS_LOSSES for name in method.distillation)
+
+
+def check_range(student: StudentCard, data: DataCard) -> None:
+    """Refuses data that goes on behind the student's last bin, or its sigmoid's end.
+
+    Of `domain: any`, images of all kinds, that is expected: farther is learned as the end.
+
+    Raises:
+        TrainingError: names both ends.
+    """
+    bins = bins_of(data.domain)
+    if student.family == "densedepth" and data.domain != "any" and data.max_depth > bins.far:
+        raise TrainingError(
+            f"data/{data.name}: max_depth is {data.max_depth:g} m, and students of domain "
+            f"{data.domain} end at {bins.far:g} m: lower max_depth to that, or say domain: kitti, "
+            f"whose students reach {BINS['kitti'].far:g} m"
+        )
 
 
 def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]) -> None:
