@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tests.http_server import Server
+from tests.tiny_hub import NETWORKS
 
 from kdpipe.cards import load_teacher_card
 from kdpipe.nets.checkpoint import sha256_of_file
@@ -27,17 +28,7 @@ SMALL = Path(__file__).parents[2] / "manifests/teachers/adabins-small.yaml"
 MakeRows = Callable[..., Rows]
 
 
-DPT = {
-    "model_type": "dpt",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "backbone_out_indices": [0, 1, 2, 3],
-    "neck_hidden_sizes": [4, 8, 12, 16],
-    "fusion_hidden_size": 8,
-}
+DPT = NETWORKS["dpt"]["config"]
 
 
 @pytest.fixture
