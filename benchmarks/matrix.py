@@ -254,7 +254,7 @@ def pairs(arm: Found, base: Found) -> list[tuple[float, float]]:
     return [(arm["seeds"][s]["test"]["abs_rel"], base["seeds"][s]["test"]["abs_rel"]) for s in both]
 
 
-def table(board: Board) -> str:
+def table(board: Board, against: str) -> str:
     """Markdown: mean ± deviation; gain in AbsRel over the baseline, paired by seed, ± its standard
     error; share of the baseline's distance to the best teacher that is closed; the rate."""
     heads = [*METRICS.values(), "gain", "gap closed", "rate", "seeds"]
@@ -264,7 +264,7 @@ def table(board: Board) -> str:
     for name, metrics in known.items():
         cells = [f"{metrics[metric]:.4f}" for metric in METRICS]
         lines.append(f"| {name} | {' | '.join(cells)} | | | | |")
-    base = board.arms[board.matrix.arms[0].name]
+    base = board.arms[against]
     teacher = min((one["abs_rel"] for one in board.teachers.values()), default=math.nan)
     for name, arm in board.arms.items():
         lines += [f"| {name} | {' | '.join(_cells(arm, base, teacher))} |"]
@@ -301,8 +301,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--project", type=Path, help="default: artifacts/matrix/PARAMS")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, one thread each")
+    parser.add_argument("--against", metavar="ARM", help="gains are over it; default: the first")
     asked = parser.parse_args()
     matrix = build(Matrix, read_yaml(asked.params), str(asked.params))
+    against = asked.against or matrix.arms[0].name
+    if against not in [arm.name for arm in matrix.arms]:
+        parser.error(f"--against {against}: {asked.params} has no such arm")
     project = (asked.project or Path("artifacts/matrix") / asked.params.stem).resolve()
     cards = (asked.params.parent / matrix.manifests).resolve() if matrix.manifests else None
     workspace(project, matrix, None, cards)
@@ -324,7 +328,7 @@ def main() -> None:
         sys.exit(f"matrix: {error}")
     finally:
         pool.shutdown(cancel_futures=True)  # what runs is stopped too, or ends
-        print(table(board))
+        print(table(board, against))
 
 
 if __name__ == "__main__":
