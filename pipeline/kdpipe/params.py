@@ -83,6 +83,10 @@ class TrainParams:
     colour: float = 0.2
     """Largest relative change of gamma, brightness and each channel."""
 
+    gamma_range: Literal[1, 255] = 1
+    """What gamma takes white for: 1 as BTS, AdaBins and ZoeDepth, or 255 as TIE-KD's published
+    code, where a gamma of 0.9 darkens white to 147."""
+
     encoder_weights: str | None = None
     """A checkpoint for the encoder, or `imagenet` for the one timm publishes, fetched from the hub;
     used where the card names none. None: random."""
@@ -115,7 +119,7 @@ class TrainParams:
     def identity(self) -> Mapping[str, object]:
         """What decides a training's result; what came later is left out where it is not used, so
         that earlier trainings stay finished."""
-        later = {"accumulate": 1, "ema": None, "compile": False}
+        later = {"accumulate": 1, "ema": None, "compile": False, "gamma_range": 1}
         return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
 

@@ -25,16 +25,22 @@ class Draw:
     """Of the teacher's maps; the same, unless a published misalignment is repeated."""
 
     gamma: float = 1.0
+    gamma_range: float = 1.0
+    """The value of white that gamma is applied to."""
+
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Brightness times colour, for R, G and B."""
 
     def colour(self, image: torch.Tensor) -> torch.Tensor:
         """Changes gamma and gain of an image (3, h, w) in [0, 1].
 
-        Gamma works on 0..1, as in BTS and AdaBins; TIE-KD applies it to 0..255, where 0.9 darkens
-        white to 147.
+            clip(gain * (white * image)**gamma / white),   white = gamma_range
+
+        With 1, as BTS and AdaBins, gamma leaves black and white alone; with 255, as TIE-KD, it is
+        a strong change of brightness too.
         """
         gain = torch.tensor(self.gain, dtype=image.dtype)[:, None, None]
+        gain = gain * self.gamma_range ** (self.gamma - 1)
         return (image**self.gamma).mul_(gain).clamp_(0, 1)
 
 
@@ -57,6 +63,9 @@ class Augment:
 
     colour: float = 0.0
     """Largest relative change of gamma, of brightness and of each channel."""
+
+    gamma_range: float = 1.0
+    """The value of white that gamma is applied to, 1 or 255."""
 
     rotate_teacher: bool = True
 
@@ -85,6 +94,7 @@ class Augment:
             transform=turned,
             teacher=turned if self.rotate_teacher else upright,
             gamma=_factor(self.colour, gamma),
+            gamma_range=self.gamma_range,
             gain=(red, green, blue),
         )
 
@@ -104,5 +114,6 @@ def augment_of(
         scale=params.scale,
         rotation=rotation,
         colour=params.colour,
+        gamma_range=params.gamma_range,
         rotate_teacher=method is None or method.rotate_teacher,
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -46,12 +47,18 @@ def test_arms_that_differ_in_one_setting_see_the_same_crops() -> None:
         assert a.teacher.is_rotated
 
 
-def test_gamma_keeps_black_and_white() -> None:
-    draw = replace(Augment(size=(2, 2))(2, 2, np.random.default_rng(0)), gamma=0.9)
+@pytest.mark.parametrize("white", [1, 255])
+def test_gamma_works_on_either_scale(white: Literal[1, 255]) -> None:
+    augment = augment_of(TrainParams(height=32, width=32, colour=0.1, gamma_range=white))
+    draw = augment(32, 32, np.random.default_rng(1))
+    image = torch.tensor([0.0, 0.1, 0.5, 1.0]).expand(3, 1, 4)
 
-    moved = draw.colour(torch.tensor([0.0, 0.5, 1.0]).expand(3, 1, 3))
+    moved = draw.colour(image)
 
-    torch.testing.assert_close(moved[0, 0], torch.tensor([0.0, 0.5**0.9, 1.0]))
+    # TIE-KD's order: gamma of the values, times the gains, clipped.
+    published = (white * image.numpy()) ** draw.gamma * np.array(draw.gain)[:, None, None]
+    np.testing.assert_allclose(moved, (published / white).clip(0, 1), rtol=1e-5)
+    assert 0.01 < abs(draw.gamma - 1) < 0.1
 
 
 @pytest.mark.parametrize(("name", "turned"), [("tie-kd", False), ("tie-kd-corrected", True)])
