@@ -116,6 +116,20 @@ def write_whole(path: Path, write: Callable[[Sink], object]) -> None:
     half.replace(path)
 
 
+_HELD: list[IO[str]] = []
+"""Locks of this process."""
+
+
+def _let_go() -> None:
+    """In a process that was forked: a loader's worker outlives a killed training by seconds."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keeps a second training of the same folder out, until this one leaves or dies.
@@ -132,7 +146,11 @@ def alone(folder: Path) -> Iterator[None]:
                 f"{folder} is being trained by another process, expected to be alone: wait for "
                 "it, or stop it; then the same command goes on"
             ) from error
-        yield
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.remove(file)
 
 
 def write_torch(path: Path, content: object) -> None:
@@ -170,18 +188,27 @@ def save(
         write_whole(place.with_suffix(".safetensors"), lambda file: file.write(packed))
     write_json(place, content)
     (folder / _OLD).unlink(missing_ok=True)
-    _remove(folder, _paths(folder)[KEPT if state else 1 :])
-    if not state:
-        place.with_suffix(".safetensors").unlink(missing_ok=True)
-    if not state and best_of(progress.points) in progress.points[-1:]:
+    if state:
+        _remove(folder, _paths(folder)[KEPT:])
+    else:
+        _tidy(folder, progress)
+
+
+def _tidy(folder: Path, progress: Progress) -> None:
+    """Removes what a finished training needs no longer."""
+    mark, *others = _paths(folder)
+    mark.with_suffix(".safetensors").unlink(missing_ok=True)
+    _remove(folder, others)
+    if best_of(progress.points) in progress.points[-1:]:
         (folder / FOLDER / BEST).unlink(missing_ok=True)  # the finished network itself
 
 
 def save_best(folder: Path, weights: Mapping[str, Tensor], points: Sequence[Point]) -> None:
     """Keeps a network's weights if the last of its validations is the best so far."""
     if points and best_of(points) is points[-1]:
-        said = {"step": str(points[-1].step), BEST_BY: repr(points[-1].validation[BEST_BY])}
-        packed = as_safetensors(weights, said)
+        said = {"step": points[-1].step, BEST_BY: points[-1].validation[BEST_BY]}
+        # One key: the library writes several in an order of chance, and the file's digest with it.
+        packed = as_safetensors(weights, {"validation": json.dumps(said)})
         write_whole(folder / FOLDER / BEST, lambda file: file.write(packed))
 
 
@@ -233,7 +260,10 @@ def load_finished(folder: Path, identity: Mapping[str, object]) -> Progress | No
     for path in _paths(folder)[:1] or _old(folder):
         content = _read(path)
         if content and content["state"] is None and not _differing(content, identity):
-            return _progress(content)
+            progress = _progress(content)
+            if path.name != _OLD:
+                _tidy(folder, progress)  # it may have been killed before it came to that
+            return progress
     return None
 
 
@@ -250,7 +280,7 @@ def _old(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path, paths: Sequence[Path]) -> None:
-    for path in paths:
+    for path in [*paths, *(folder / FOLDER).glob("*.tmp")]:
         path.unlink(missing_ok=True)
     for tensors in (folder / FOLDER).glob("step-*.safetensors"):
         if not tensors.with_suffix(".json").exists():

@@ -189,9 +189,14 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
         )
         checkpoint.save_best(tmp_path, {"step": torch.tensor(step)}, points)
 
-    best = load_file(tmp_path / "checkpoints" / "best.safetensors")
-
-    assert int(best["step"]) == 1
+    file = tmp_path / "checkpoints" / "best.safetensors"
+    assert int(load_file(file)["step"]) == 1
+    checkpoint.clear(tmp_path)
+    written = set()
+    for _ in range(8):  # the format does not sort what it is told beside the weights
+        checkpoint.save_best(tmp_path, {"step": torch.tensor(1)}, points[:2])
+        written.add(file.read_bytes())
+    assert len(written) == 1
 
 
 def test_a_finished_mark_is_no_state_to_go_on_from(
@@ -208,6 +213,29 @@ def test_a_finished_mark_is_no_state_to_go_on_from(
     assert files(tmp_path) == ["step-3.json"]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_killed_run_left_half_written_or_unneeded_goes(
+    finished: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(tmp_path, IDENTITY, progress(3), STATE)
+    checkpoint.save(tmp_path, IDENTITY, progress(4), STATE)
+    left = {path: path.read_bytes() for path in folder.iterdir()}
+    if finished:
+        checkpoint.save(tmp_path, IDENTITY, progress(4), {})
+        for path, content in left.items():
+            if path.name != "step-4.json":  # the mark, whose place it has
+                path.write_bytes(content)
+    (folder / "step-4.safetensors.tmp").write_bytes(b"half")
+
+    if finished:
+        assert checkpoint.load_finished(tmp_path, IDENTITY) == progress(4)
+    else:
+        checkpoint.save(tmp_path, IDENTITY, progress(4), STATE)
+
+    assert files(tmp_path) == (["step-4.json"] if finished else sorted(p.name for p in left))
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
 
@@ -219,3 +247,23 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
         pass
     with alone(folder):
         pass
+
+
+def test_a_loader_s_worker_that_outlives_its_training_keeps_nobody_out(tmp_path: Path) -> None:
+    """After `kill -9` the workers of the loader notice it some seconds later."""
+    folder, (end, start), (is_there, here) = tmp_path / "run", os.pipe(), os.pipe()
+    with alone(folder):
+        worker = os.fork()
+        if worker == 0:
+            os.close(start)
+            os.write(here, b"!")
+            os.read(end, 1)  # until the other end is closed
+            os._exit(0)
+        os.read(is_there, 1)
+
+    try:
+        with alone(folder):
+            pass
+    finally:
+        os.close(start)
+        os.waitpid(worker, 0)
