@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from kdpipe.errors import TrainingError
+from kdpipe.errors import StoreError, TrainingError
+from kdpipe.store import layout
 from kdpipe.store.frame import BILINEAR, to_frame
 from kdpipe.store.stale import check_rows
 from kdpipe.training.bins import SHARES, of_teacher, sample_bins
@@ -36,6 +37,18 @@ _FEWEST_TO_ALIGN = 16
 """Pixels."""
 
 NOT_TAUGHT = "not taught yet"
+
+_MOVED = frozenset(
+    {
+        layout.DEPTH,
+        layout.EXTENT,
+        layout.BIN_CODES,
+        layout.BIN_EDGES,
+        layout.BIN_PAIR,
+        layout.BIN_POINTS,
+    }
+)
+"""Arrays of a store that a sample's transform takes along."""
 
 
 class Teachers:
@@ -66,8 +79,11 @@ class Teachers:
             TrainingError: there is nothing to align a relative teacher to, or confidence is to come
                 from a mirrored pass and the stores are not of one teacher.
             StaleStoreError: a store's rows are not these rows.
+            StoreError: it keeps an array that would be left behind when a sample is moved.
         """
         self.stores = tuple(stores)
+        for store in self.stores:
+            _check_arrays(store)
         self._truth = truth
         self._has_said = False
         self._farthest = 2 * rows.card.max_depth
@@ -317,6 +333,16 @@ def check_store(store: Store, rows: Rows) -> dict[int, str]:
             del missing[number]
         missing.update({int(number): reason for number, reason in line.bad.items()})
     return missing
+
+
+def _check_arrays(store: Store) -> None:
+    unknown = sorted({one.name for one in store.info.arrays} - _MOVED)
+    if unknown:
+        raise StoreError(
+            f"{store.path} keeps {', '.join(unknown)}, which this version of kdpipe cannot crop, "
+            f"flip and turn with the image, expected only {', '.join(sorted(_MOVED))}: train with "
+            "the version that wrote it, or teach again"
+        )
 
 
 def _bins_bytes(store: Store) -> int:

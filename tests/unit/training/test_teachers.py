@@ -12,7 +12,9 @@ from kdpipe.cards import MethodCard, load_teacher_card
 from kdpipe.codecs import Companded
 from kdpipe.errors import CardError, StoreError, TrainingError
 from kdpipe.rows import Rows, make_rows
-from kdpipe.store import Store
+from kdpipe.store import Store, open_store
+from kdpipe.store.metadata import write_info
+from kdpipe.store.shards import ArrayFormat
 from kdpipe.training.augment import Augment
 from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.samples import DistillDataset
@@ -227,3 +229,15 @@ def test_only_a_twin_is_a_mirrored_one(make_tiny: MakeRows, make_tiny_store: Mak
         joining_of(mirrored, (ONE, OTHER), rows, stores)
     with pytest.raises(TrainingError, match="differ in nothing"):
         joining_of(mirrored, (ONE, ONE), rows, [stores[0]] * 2)
+
+
+def test_an_array_that_no_transform_moves_is_refused(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    store = make_tiny_store(rows)
+    more = ArrayFormat("contour", "uint8", (24, 32), ("y", "x"), "none")
+    write_info(store.path, replace(store.info, arrays=(*store.info.arrays, more)))
+
+    with pytest.raises(StoreError, match=r"keeps contour, which .* cannot crop, flip and turn"):
+        DistillDataset(rows, stores=[open_store(store.path)], transform=PLAIN)
