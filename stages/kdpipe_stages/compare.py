@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from kdpipe.distill import Distilled
+    from kdpipe.evaluate import Summary
     from kdpipe.params import Params
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,34 +65,34 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     """Trains and judges each method with seeds 0 to K - 1; what is trained already stays.
 
     Methods that learn from labels only leave teacher and further images out. A relative teacher is
-    not judged itself.
+    not judged itself. A training that fails leaves the others alone: why is logged at once.
 
     Returns:
-        A table for people, and its lines as values.
+        A table for people, and its lines as values; `failed` says why a training is not in it.
 
     Raises:
-        TrainingError: the minutes are over before all are trained.
+        TrainingError: the minutes are over before all are trained, or every one of them failed.
     """
     from kdpipe import evaluate
-    from kdpipe.cards import load_method, load_teacher_card
+    from kdpipe.cards import load_method
     from kdpipe.errors import TrainingError
-    from kdpipe.report.board import place_of, read_boards
-    from kdpipe.report.tables import costs_table, lines_of, results_table
 
-    began, runs = time.monotonic(), list[str]()
+    methods = list(dict.fromkeys(methods))
+    began, runs, failed = time.monotonic(), list[str](), dict[str, TrainingError]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
     labels_only = replace(wish, teachers=(), aux=(), mix=None, ratio=None)
-    judged = []
-    for teacher in wish.teachers if any(reads.values()) else ():
-        if load_teacher_card(teacher, wish.manifests).is_metric:  # before hours of training
-            found = evaluate.run(teacher=teacher, data=wish.data, manifests=wish.manifests)
-            judged.append(found.summary.run)
+    judged = _judge_teachers(wish) if any(reads.values()) else []
     for seed in range(seeds):  # by seed: cut short, each method has as many
         for name in methods:
             spent = (time.monotonic() - began) / 60
             left = None if wish.max_minutes is None else wish.max_minutes - spent
             one = replace(wish if reads[name] else labels_only, max_minutes=left)
-            done = train(one, name, seed)
+            try:
+                done = train(one, name, seed)
+            except TrainingError as error:
+                logger.error("%s with seed %d has failed: %s", name, seed, error)
+                failed[f"{name} s{seed}"] = error
+                continue
             if not done.finished:
                 raise TrainingError(
                     f"{wish.max_minutes:g} minutes are over in {done.run}, {len(runs)} of "
@@ -96,10 +100,31 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
                 )
             found = evaluate.run(run=done.run, device=wish.device, manifests=wish.manifests)
             runs.append(done.run)
-    runs += judged
-    last = found.summary
+    if not runs:
+        raise next(iter(failed.values()))
+    text, values = _table([*runs, *judged], found.summary)
+    return text, {**values, "failed": {name: str(error) for name, error in failed.items()}}
+
+
+def _judge_teachers(wish: Wish) -> list[str]:
+    """Before hours of training."""
+    from kdpipe import evaluate
+    from kdpipe.cards import load_teacher_card
+
+    return [
+        evaluate.run(teacher=one, data=wish.data, manifests=wish.manifests).summary.run
+        for one in wish.teachers
+        if load_teacher_card(one, wish.manifests).is_metric
+    ]
+
+
+def _table(runs: Sequence[str], last: Summary) -> tuple[str, Mapping[str, object]]:
+    """What was judged where `last` was, for people and as values."""
+    from kdpipe.report.board import place_of, read_boards
+    from kdpipe.report.tables import costs_table, lines_of, results_table
+
     where = place_of(last.data, last.split, last.protocol, mirror=bool(last.mirror))
     board = next(one for one in read_boards(runs) if one.place == where)
     lines = lines_of(board, {})
-    table = f"{results_table(lines)}\n\n{costs_table(board)}"
-    return table, {"runs": runs, "lines": [asdict(line) for line in lines]}
+    text = f"{results_table(lines)}\n\n{costs_table(board)}"
+    return text, {"runs": list(runs), "lines": [asdict(line) for line in lines]}

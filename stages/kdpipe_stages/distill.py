@@ -84,7 +84,8 @@ def distill(
         raise typer.BadParameter("it stands for --method and --seed", param_hint="--compare")
     if compare is None and seeds is not None:
         raise typer.BadParameter("it goes with --compare; of one: --seed", param_hint="--seeds")
-    methods = compare.split(",") if compare else [method or params.methods[0]]
+    named_methods = None if compare is None else [one.strip() for one in compare.split(",")]
+    methods = named_methods or [method or params.methods[0]]
     if teacher is None and any(load_method(one, manifests).teacher for one in methods):
         teacher = params.teachers[0]
     named = () if teacher in (None, "none") else teachers_for(str(teacher), data, manifests)
@@ -105,7 +106,10 @@ def distill(
         trainers=trainers,
     )
     if compare is not None:
-        say(*compare_methods(methods, seeds or 1, wish), json=json)
+        table, values = compare_methods(methods, seeds or 1, wish)
+        say(table, values, json=json)
+        if values["failed"]:
+            raise typer.Exit(1)
     else:
         say(*_said_of(train(wish, methods[0], seed)), json=json)
 

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from kdpipe.codecs import Companded
 from kdpipe.errors import TrainingError, UnknownNameError
 from kdpipe.params import load_params
+from kdpipe.report.tables import bytes_text
 from kdpipe.rows import Rows
 from kdpipe.store import Store, layout
+from kdpipe.store.consolidated import read_lines
 from kdpipe_stages.cli import app
 from kdpipe_stages.compare import Wish, compare
 
@@ -63,6 +65,36 @@ def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: W
     assert {"teacher", "median"} < lines.keys()
     assert "res-kd-mse + pool" in table
     assert "±" in table
+    model = layout.student_dir(f"{distilled}0") / "model.safetensors"
+    shards = [
+        sum(one.bytes for one in read_lines(layout.store_path(data, "adabins-small")))
+        for data in ("tiny", "pool")
+    ]
+    assert lines["res-kd-mse+pool"]["student_bytes"] == model.stat().st_size
+    assert lines["res-kd-mse+pool"]["store_bytes"] == sum(shards) > 0
+    assert lines["none"]["store_bytes"] == 0
+    assert lines["none"]["steps"] == 2
+    assert lines["none"]["seconds"] > 0
+    assert bytes_text(sum(shards)) in table
+
+
+def test_a_training_that_fails_leaves_the_others_alone(
+    wish: Wish, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = Path("cards/methods/diverges.yaml")
+    card.parent.mkdir(parents=True)
+    card.write_text("{name: diverges, teacher: true, distillation: {mse: 1.0e+39}}")
+    how = ["--data", "tiny", "--manifests", "cards", "--device", "cpu"]
+
+    done = CliRunner().invoke(app, ["distill", *how, "--compare", "diverges, none", "--json"])
+
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    assert said["runs"][:1] == ["tiny_none_mobilenetv2-small_none_s0"]
+    assert "the loss is" in said["failed"]["diverges s0"]
+    assert "diverges with seed 0 has failed" in caplog.text
+    with pytest.raises(TrainingError, match="the loss is"):
+        compare(["diverges"], 1, replace(wish, manifests=Path("cards")))
 
 
 def test_what_is_trained_stays_and_other_seeds_stay_out(wish: Wish) -> None:

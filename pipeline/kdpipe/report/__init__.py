@@ -24,11 +24,10 @@ from kdpipe.errors import StaleStoreError
 from kdpipe.metrics.table import read_summary, write_summary
 from kdpipe.report.board import (
     Board,
-    StoreCost,
     read_boards,
     read_optional,
-    read_store_cost,
 )
+from kdpipe.report.costs import StoreCost, read_store_cost
 from kdpipe.report.curves import Curve, draw_curves, draw_results, read_curve, write_curve
 from kdpipe.report.page import Section, TeacherNote, page
 from kdpipe.report.pictures import write_sheet

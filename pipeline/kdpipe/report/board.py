@@ -20,9 +20,8 @@ from kdpipe.errors import CardError, DataError
 from kdpipe.evaluate import Summary
 from kdpipe.metrics import METRICS
 from kdpipe.metrics.table import read_summary
-from kdpipe.store.consolidated import read_lines
+from kdpipe.report.costs import number_of, read_store_bytes
 from kdpipe.store.layout import evaluation_path, student_dir
-from kdpipe.store.metadata import read_info
 from kdpipe.strict import build
 
 
@@ -59,6 +58,12 @@ class Arm:
     is_one_of_several: bool = False
     """Whether the same was trained with other teachers too."""
 
+    student_bytes: int | None = None
+    """Of the first run's weights."""
+
+    store_bytes: int | None = None
+    """Of the stores that it learned from; None: unknown."""
+
     @property
     def is_baseline(self) -> bool:
         """Labels only."""
@@ -91,6 +96,15 @@ class Arm:
         """Sample standard deviation over the seeds; None for a single one."""
         values = self.values(metric)
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def of_seeds(self, seeds: Collection[int | None]) -> Arm:
+        """The trainings with these seeds only."""
+        kept = [number for number, run in enumerate(self.runs) if run.seed in seeds]
+        return replace(
+            self,
+            runs=tuple(self.runs[number] for number in kept),
+            trained=tuple(self.trained[number] for number in kept),
+        )
 
     @property
     def steps(self) -> int | None:
@@ -167,44 +181,36 @@ class Board:
         judged = [one for one in self.teachers if one.teacher in names]
         return min(judged, key=lambda one: one.metrics["abs_rel"], default=None)
 
-    def gain(self, arm: Arm) -> float | None:
-        """Share of the labels-only student's AbsRel that is gone; negative: it grew."""
+    def paired(self, arm: Arm) -> tuple[Arm, Arm] | None:
+        """(Labels only, arm), of the seeds that they share, or of all where they share none."""
         base = self.baseline_of(arm)
         if base is None or arm is base:
             return None
-        return 1 - arm.mean("abs_rel") / base.mean("abs_rel")
+        shared = {run.seed for run in base.runs} & {run.seed for run in arm.runs}
+        return (base.of_seeds(shared), arm.of_seeds(shared)) if shared else (base, arm)
+
+    def gain(self, arm: Arm) -> float | None:
+        """Share of the labels-only student's AbsRel that is gone; negative: it grew."""
+        pair = self.paired(arm)
+        return None if pair is None else 1 - pair[1].mean("abs_rel") / pair[0].mean("abs_rel")
+
+    def gain_deviation(self, arm: Arm) -> float | None:
+        """Of the gains seed by seed; None: fewer than two seeds that both have."""
+        base, mine = self.paired(arm) or (arm, arm)
+        seeds = [[run.seed for run in one.runs] for one in (base, mine)]
+        if base is mine or seeds[0] != seeds[1] or len(seeds[0]) < 2:
+            return None
+        pairs = zip(base.values("abs_rel"), mine.values("abs_rel"), strict=True)
+        return float(np.std([1 - after / before for before, after in pairs], ddof=1))
 
     def gap_closed(self, arm: Arm) -> float | None:
         """(labels only - arm) / (labels only - teacher) in AbsRel; None where no gap is open."""
-        base, teacher = self.baseline_of(arm), self.teacher_of(arm)
+        base, mine = self.paired(arm) or (self.baseline_of(arm), arm)
+        teacher = self.teacher_of(arm)
         if base is None or teacher is None:
             return None
         gap = base.mean("abs_rel") - teacher.metrics["abs_rel"]
-        return (base.mean("abs_rel") - arm.mean("abs_rel")) / gap if gap > 0 else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreCost:
-    """What a store weighs, and what it took to write."""
-
-    data: str
-    teacher: str
-    rows: int
-    finished: int
-    bad: int
-    bytes: int
-    raw_bytes: int
-    """Of the same rows unpacked."""
-
-    seconds: float | None
-    """Of all workers, added up."""
-
-    weights_sha256: str | None
-
-    @property
-    def bytes_per_image(self) -> float:
-        """Of a finished row."""
-        return self.bytes / max(self.finished, 1)
+        return (base.mean("abs_rel") - mine.mean("abs_rel")) / gap if gap > 0 else None
 
 
 def read_boards(runs: Collection[str] | None = None) -> list[Board]:
@@ -234,31 +240,6 @@ def place_of(data: str, split: str, protocol: str, *, mirror: bool) -> str:
     return evaluation_path("any", data, split, protocol, mirror=mirror).stem
 
 
-def read_store_cost(path: Path) -> StoreCost:
-    """Adds up a store's ledger.
-
-    Raises:
-        StoreError: there is no store, or a record is torn.
-    """
-    info = read_info(path)
-    lines = read_lines(path)
-    seconds = [_number(line.environment.get("seconds")) for line in lines]
-    rows = sum(line.images for line in lines)
-    weights = info.identity.get("weights")
-    digest = weights.get("sha256") if isinstance(weights, dict) else None
-    return StoreCost(
-        data=info.data,
-        teacher=info.teacher,
-        rows=info.rows,
-        finished=rows,
-        bad=sum(len(line.bad) for line in lines),
-        bytes=sum(line.bytes for line in lines),
-        raw_bytes=rows * info.raw_bytes,
-        seconds=None if None in seconds else sum(s for s in seconds if s is not None),
-        weights_sha256=None if digest is None else str(digest),
-    )
-
-
 def read_trained(run: str) -> Trained:
     """Reads what `distill` noted of a run; what it did not note is None."""
     noted = read_optional(student_dir(run) / "metrics.json")
@@ -267,7 +248,7 @@ def read_trained(run: str) -> Trained:
     return Trained(
         run=run,
         steps=_whole(noted.get("steps")),
-        seconds=_number(noted.get("seconds")),
+        seconds=number_of(noted.get("seconds")),
         labelled_images=_whole(noted.get("labelled_images")),
         aux_images=_whole(noted.get("aux_images")),
         size=(int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None,
@@ -341,14 +322,14 @@ def _arm(runs: Sequence[Summary]) -> Arm:
         trained_on=first.trained_on or "unknown",
         runs=ordered,
         trained=tuple(read_trained(run.run) for run in ordered),
+        student_bytes=_size_of(student_dir(first.run) / "model.safetensors"),
+        store_bytes=read_store_bytes(first.run),
     )
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value)

@@ -18,14 +18,16 @@ from kdpipe.report.tables import (
 from kdpipe.report.verdict import verdicts
 
 if TYPE_CHECKING:
-    from kdpipe.report.board import Board, StoreCost
+    from kdpipe.report.board import Board
+    from kdpipe.report.costs import StoreCost
     from kdpipe.report.tables import Line
 
 HEAD = """# kdpipe report
 
 Made by `kdpipe report` from the files below `artifacts/`; nothing here is typed by hand.
 
-- **gain**: how much lower than that of the same student trained on labels only the AbsRel is.
+- **gain**: how much lower than that of the same student trained on labels only the AbsRel is,
+  over the seeds that both have; its ±: of the gains seed by seed.
 - **gap closed**: (labels only − student) / (labels only − teacher), in AbsRel.
 - **±**: sample standard deviation over seeds. No ±: one seed.
 - A student that does not beat the median depth map of the train split has not learned."""

@@ -14,7 +14,8 @@ from kdpipe.metrics import METRICS
 from kdpipe.report.board import place_of
 
 if TYPE_CHECKING:
-    from kdpipe.report.board import Arm, Board, StoreCost
+    from kdpipe.report.board import Arm, Board
+    from kdpipe.report.costs import StoreCost
 
 NOTHING = "n/a"
 SHOWN = ("abs_rel", "rmse", "log10", "silog", "delta1")
@@ -53,8 +54,17 @@ class Line:
     mean: Mapping[str, float]
     deviation: Mapping[str, float | None]
     gain: float | None = None
+    gain_deviation: float | None = None
+    """Of the gains seed by seed."""
+
     gap_closed: float | None = None
     parameters: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    """Of one training."""
+
+    student_bytes: int | None = None
+    store_bytes: int | None = None
 
 
 def lines_of(board: Board, teacher_parameters: Mapping[str, int | None]) -> list[Line]:
@@ -109,8 +119,13 @@ def _line(board: Board, arm: Arm) -> Line:
         mean={name: arm.mean(name) for name in METRICS},
         deviation={name: arm.deviation(name) for name in METRICS},
         gain=board.gain(arm),
+        gain_deviation=board.gain_deviation(arm),
         gap_closed=board.gap_closed(arm),
         parameters=arm.runs[0].parameters,
+        steps=arm.steps,
+        seconds=arm.seconds,
+        student_bytes=arm.student_bytes,
+        store_bytes=arm.store_bytes,
     )
 
 
@@ -133,7 +148,7 @@ def results_table(lines: Sequence[Line]) -> str:
             text = value_text(name, line.mean[name], line.deviation[name])
             best = bool(line.student) and len(students) > 1 and _is_best(name, line, students)
             cells.append(f"**{text}**" if best else text)
-        cells += [share_text(line.gain, signed=True), share_text(line.gap_closed)]
+        cells += [gain_text(line.gain, line.gain_deviation), share_text(line.gap_closed)]
         cells += [str(line.seeds) if line.student else "", count_text(line.parameters)]
         if line.key == "median":
             cells[-1] = ""
@@ -142,8 +157,9 @@ def results_table(lines: Sequence[Line]) -> str:
 
 
 def costs_table(board: Board) -> str:
-    """Steps, images and seconds of each arm."""
+    """Steps, images, seconds and bytes of each arm."""
     head = ["", "steps", "trained at", "labelled images", "further images", "distill"]
+    head += ["student", "stores"]
     rows = []
     for student in board.students:
         for arm in board.arms_of(student):
@@ -158,6 +174,8 @@ def costs_table(board: Board) -> str:
                     count_text(first.labelled_images),
                     count_text(further),
                     seconds_text(arm.seconds),
+                    NOTHING if arm.student_bytes is None else bytes_text(arm.student_bytes),
+                    NOTHING if arm.store_bytes is None else bytes_text(arm.store_bytes),
                 ]
             )
     return table(head, rows)
@@ -187,11 +205,14 @@ def csv_text(lines: Sequence[Line]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     names = [name for metric in METRICS for name in (metric, f"{metric}_std")]
     about = ("data", "split", "protocol", "mirror", "student", "arm", "teacher", "seeds", "images")
-    writer.writerow([*about, "gain", "gap_closed", "parameters", *names])
+    costs = ("gain", "gain_std", "gap_closed", "parameters", "seconds")
+    bytes_of = ("student_bytes", "store_bytes")
+    writer.writerow([*about, *costs, *bytes_of, *names])
     for line in lines:
         values: list[object] = [line.data, line.split, line.protocol, str(line.mirror).lower()]
         values += [line.student, line.key, line.teacher, line.seeds, line.images]
-        values += [line.gain, line.gap_closed, line.parameters]
+        values += [line.gain, line.gain_deviation, line.gap_closed, line.parameters]
+        values += [line.seconds, line.student_bytes, line.store_bytes]
         for metric in METRICS:
             values += [line.mean[metric], line.deviation[metric]]
         writer.writerow("" if value is None else value for value in values)
@@ -231,11 +252,17 @@ def value_text(metric: str, mean: float, deviation: float | None) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
-def share_text(value: float | None, *, signed: bool = False) -> str:
+def share_text(value: float | None) -> str:
     """A share as per cent."""
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def gain_text(value: float | None, deviation: float | None) -> str:
+    """`+3.9 ± 0.5 %`, or without the deviation."""
     if value is None:
         return ""
-    return f"{100 * value:+.1f} %" if signed else f"{100 * value:.0f} %"
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return f"{100 * value:+.1f}{spread} %"
 
 
 def count_text(value: int | None) -> str:

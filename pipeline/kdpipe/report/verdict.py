@@ -42,11 +42,11 @@ def missing(board: Board) -> list[str]:
 
 
 def _verdict(board: Board, arm: Arm) -> str:
-    base = board.baseline_of(arm)
-    gain = board.gain(arm)
-    if base is None or gain is None:
+    pair, gain = board.paired(arm), board.gain(arm)
+    if pair is None or gain is None:
         return ""
-    mine, theirs = arm.mean("abs_rel"), base.mean("abs_rel")
+    base, same = pair
+    mine, theirs = same.mean("abs_rel"), base.mean("abs_rel")
     word = "beats" if gain > 0 else "does not beat"
     text = (
         f"{arm.student}, {arm.name}, {word} labels only: AbsRel {mine:.4f} against {theirs:.4f} "
@@ -55,7 +55,7 @@ def _verdict(board: Board, arm: Arm) -> str:
     closed = board.gap_closed(arm)
     if closed is not None and gain > 0:
         text += f", {share_text(closed)} of the way to the teacher"
-    return f"{text}). {_spread(arm, base)}"
+    return f"{text}). {_spread(same, base)}"
 
 
 def _spread(arm: Arm, base: Arm) -> str:

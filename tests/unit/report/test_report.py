@@ -101,10 +101,26 @@ def test_gain_and_gap_follow_from_the_means_over_seeds(toy: ToyProject) -> None:
     assert lines["none"].deviation["abs_rel"] == pytest.approx(0.02 / 2**0.5)
     assert lines["none"].gain is None
     assert lines["tie-kd"].gain == pytest.approx(0.1)
+    gains = (1 - 0.18 / 0.19, 1 - 0.18 / 0.21)
+    assert lines["tie-kd"].gain_deviation == pytest.approx((gains[1] - gains[0]) / 2**0.5)
     assert lines["tie-kd"].gap_closed == pytest.approx(0.2)
     assert lines["tie-kd+pool"].gain == pytest.approx(0.25)
     assert lines["tie-kd+pool"].gap_closed == pytest.approx(0.5)
     assert lines["teacher"].parameters == 7
+
+
+def test_gain_and_gap_are_of_the_seeds_that_both_have(toy: ToyProject) -> None:
+    _add_teacher(0.1)
+    _add_arm("none", [0.2, 0.9])
+    _add_arm("plain", [0.18])
+
+    board = read_boards()[0]
+
+    line = next(one for one in lines_of(board, {}) if one.key == "tie-kd")
+    assert line.gain == pytest.approx(0.1)
+    assert line.gain_deviation is None
+    assert line.gap_closed == pytest.approx(0.2)
+    assert any("AbsRel 0.1800 against 0.2000 (10 % lower" in one for one in verdicts(board))
 
 
 def test_arms_of_other_teachers_and_other_mixes_stand_apart(toy: ToyProject) -> None:
