@@ -18,7 +18,7 @@ from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, build_network, model_path, save_student
 from kdpipe.training.augment import augment_of
-from kdpipe.training.coverage import OnMissing, say_coverage
+from kdpipe.training.coverage import OnMissing, say_confidence, say_coverage
 from kdpipe.training.joining import check_teachers, joining_of
 from kdpipe.training.loop import (
     Plan,
@@ -29,13 +29,14 @@ from kdpipe.training.loop import (
     train,
 )
 from kdpipe.training.methods import check_bins, check_inputs, check_range, loss_of, reads_bins
-from kdpipe.training.mixes import Mix, mix_of
+from kdpipe.training.mixes import Mix, mix_of, say_unread
 from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
 from kdpipe.training.start import start_at_data
 from kdpipe.training.team import ALONE, Team
 from kdpipe.training.trainers import train_together
 from kdpipe.training.validation import SHOWN, Validation
+from kdpipe.training.whole import whole_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -185,10 +186,11 @@ def _lesson_of(wish: _Wish) -> _Lesson:
     check_inputs(method, wish.teachers)
     check_teachers(method, wish.teachers)
     mix = mix_of(wish.mix, wish.ratio, wish.aux, method)
+    say_unread(mix, method)
     rows = [rows_of(name, wish.manifests) for name in (wish.data, *wish.aux)]
     stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in rows]
     check_bins(method, card, [store for each in stores for store in each])
-    check_range(card, rows[0].card)
+    check_range(card, *(one.card for one in rows))
     return _Lesson(card=card, method=method, mix=mix, rows=rows, stores=stores)
 
 
@@ -221,11 +223,10 @@ def _plan_of(wish: _Wish, lesson: _Lesson, team: Team) -> Plan:
 
 
 def _check_batch(settings: TrainParams, trainers: int) -> None:
-    images = settings.batch_size * settings.accumulate
-    if images < trainers:
+    if settings.batch_size < trainers:
         raise TrainingError(
-            f"--trainers {trainers} found and batches of {images} images, expected at least one "
-            "image each: raise batch_size in params.yaml, or take fewer trainers"
+            f"--trainers {trainers} found and batch_size {settings.batch_size}, expected at least "
+            "one image each: raise batch_size in params.yaml, or take fewer trainers"
         )
 
 
@@ -271,7 +272,7 @@ def _train(lesson: _Lesson, stream: Stream, plan: Plan) -> Distilled:
         start_at_data(network, stream.parts[0], lesson.card.name)
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
-        return losses(network(batch["image"]), batch)
+        return losses(*whole_batch(network(batch["image"]), batch, plan.team))
 
     def validate(network: nn.Module, _step: int) -> Mapping[str, float]:
         return validation(network)
@@ -321,6 +322,7 @@ def _parts(lesson: _Lesson, wish: _Wish, settings: TrainParams) -> list[DistillD
             align_to_truth=place == 0 or mix.reads_more_truth,
         )
         say_coverage(part, wish.on_missing)
+        say_confidence(part, method)
         if part.with_truth and not any(one[n].truth for n in part.numbers):
             raise TrainingError(
                 f"{one.name} has no measured depth in its train split and method {method.name} "

@@ -315,5 +315,10 @@ def test_data_that_goes_on_behind_the_last_bin_is_refused() -> None:
 
     with pytest.raises(TrainingError, match=r"yard.* 20 m.* end at 10 m.*kitti.* 80 m"):
         check_range(student, far)
-    check_range(student, replace(far, domain="kitti"))
-    check_range(student, replace(far, domain="any"))
+    road, indoors, photos = (replace(far, domain=one) for one in ("kitti", "rooms", "any"))
+    near = replace(indoors, name="near", max_depth=10.0)
+    check_range(student, road, near)
+    check_range(student, photos)
+    check_range(student, near, photos)
+    with pytest.raises(TrainingError, match=r"yard: .* 20 m.*near.* 10 m: leave it out of --aux"):
+        check_range(student, near, road)

@@ -71,6 +71,12 @@ class MethodCard:
             )
 
     def _check_weights(self) -> None:
+        for name, weight in (*self.truth.items(), *self.distillation.items()):
+            if not 0 < weight < math.inf:
+                raise CardError(
+                    f"methods/{self.name}: loss {name} weighs {weight:g}, a number above 0 "
+                    "expected: leave out what does not count"
+                )
         weights = self.teacher_weights.values()
         if not weights:
             return

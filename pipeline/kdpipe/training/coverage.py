@@ -1,17 +1,24 @@
-"""Of how many images of a training there is a teacher's depth."""
+"""Of how many images of a training there is a teacher's depth, and of what pixels it counts."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from kdpipe.errors import StoreError
+import numpy as np
+import torch
+
+from kdpipe.errors import StoreError, TrainingError
 from kdpipe.training.teachers import NOT_TAUGHT
 
 if TYPE_CHECKING:
+    from kdpipe.cards import MethodCard
     from kdpipe.training.samples import DistillDataset
 
 logger = logging.getLogger(__name__)
+
+_IMAGES = 16
+"""That are looked at for their confidence."""
 
 OnMissing: TypeAlias = Literal["error", "subset"]
 
@@ -49,3 +56,31 @@ def say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
             late,
             len(part.left_out) - late,
         )
+
+
+def say_confidence(part: DistillDataset, method: MethodCard) -> None:
+    """Logs what a method's confidence_threshold, if it has one, leaves of the teacher's pixels.
+
+    Args:
+        part: one data set of a training; some of its images are looked at, evenly spaced.
+        method: of the training.
+
+    Raises:
+        TrainingError: it leaves none, so nothing would be learned.
+    """
+    threshold = method.confidence_threshold
+    if threshold is None:
+        return
+    count = min(_IMAGES, len(part))
+    places = np.linspace(0, len(part) - 1, count).astype(int)
+    samples = [part.sample(int(place), np.random.default_rng(0)) for place in places]
+    found = torch.cat([one["confidence"][one["known"]] for one in samples])
+    share = float((found >= threshold).sum()) / max(1, len(found))
+    said = f"{part.rows.name}: {100 * share:.1f} % of the teacher's pixels of {count} images"
+    said += f" have the confidence of {threshold:g} that method {method.name} asks for"
+    if not share:
+        highest = float(found.max()) if len(found) else 0.0
+        raise TrainingError(
+            f"{said}, expected some: lower confidence_threshold, the highest here is {highest:.3f}"
+        )
+    logger.info("%s; their median is %.3f", said, float(found.median()))

@@ -158,21 +158,32 @@ def reads_bins(method: MethodCard) -> bool:
     return any(name in BINS_LOSSES for name in method.distillation)
 
 
-def check_range(student: StudentCard, data: DataCard) -> None:
+def check_range(student: StudentCard, data: DataCard, *aux: DataCard) -> None:
     """Refuses data that goes on behind the student's last bin, or its sigmoid's end.
 
     Of `domain: any`, images of all kinds, that is expected: farther is learned as the end.
 
+    Args:
+        student: its bins, if it has some, are those of `data`'s domain.
+        data: the labelled data set.
+        aux: the others.
+
     Raises:
         TrainingError: names both ends.
     """
-    bins = bins_of(data.domain)
-    if student.family == "densedepth" and data.domain != "any" and data.max_depth > bins.far:
-        raise TrainingError(
-            f"data/{data.name}: max_depth is {data.max_depth:g} m, and students of domain "
-            f"{data.domain} end at {bins.far:g} m: lower max_depth to that, or say domain: kitti, "
-            f"whose students reach {BINS['kitti'].far:g} m"
-        )
+    end = bins_of(data.domain).far
+    beyond = [one for one in (data, *aux) if one.domain != "any" and one.max_depth > end]
+    if student.family != "densedepth" or not beyond:
+        return
+    far = beyond[0]
+    mend = f"leave it out of --aux, or take --data of domain {far.domain}"
+    if far is data:
+        mend = "lower max_depth to that, or say domain: kitti, whose students reach "
+        mend += f"{BINS['kitti'].far:g} m"
+    raise TrainingError(
+        f"data/{far.name}: max_depth is {far.max_depth:g} m, and students of data/{data.name}, "
+        f"domain {data.domain}, end at {end:g} m: {mend}"
+    )
 
 
 def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kdpipe.cards import MethodCard
+
+logger = logging.getLogger(__name__)
 
 MixName: TypeAlias = Literal["x", "u", "x+u", "x+u-prime"]
 MIXES: tuple[str, ...] = get_args(MixName)
@@ -87,6 +90,17 @@ def mix_of(name: str | None, ratio: float | None, aux: tuple[str, ...], method: 
             "of --aux with --mix x+u-prime"
         )
     return Mix(name=chosen, ratio=ratio)  # type: ignore[arg-type]  # it is one of MIXES
+
+
+def say_unread(mix: Mix, method: MethodCard) -> None:
+    """Logs where the truth of U that a mix reads teaches nothing."""
+    if mix.reads_more_truth and not method.truth:
+        logger.warning(
+            "mix %s: method %s learns from no measured depth; that of --aux at most aligns "
+            "relative teachers, else this is --mix x+u",
+            mix.name,
+            method.name,
+        )
 
 
 class Order:

@@ -21,7 +21,7 @@ from kdpipe.training.geometry import Intrinsics
 from kdpipe.training.joining import Joining
 from kdpipe.training.memory import Memory
 from kdpipe.training.mixes import Order
-from kdpipe.training.teachers import Teachers
+from kdpipe.training.teachers import NOT_TAUGHT, Teachers
 
 if TYPE_CHECKING:
     from kdpipe.rows import Row, Rows
@@ -101,9 +101,13 @@ class DistillDataset(Dataset[Sample]):
         """Row number -> why it is left out."""
         self.numbers = [number for number in wanted if number not in self.left_out]
         if not self.numbers:
+            reasons_left = set(self.left_out.values())
+            mend = "finish `kdpipe teach` first"
+            if reasons_left and NOT_TAUGHT not in reasons_left:
+                mend = f"mend the images ({min(reasons_left)}), then `kdpipe teach --retry-bad`"
             raise DataError(
                 f"{rows.name}: the teacher's store has no depth for any of the {len(wanted)} rows "
-                f"of split {split!r}: finish `kdpipe teach` first"
+                f"of split {split!r}: {mend}"
             )
 
     def __len__(self) -> int:
@@ -207,7 +211,7 @@ class Stream(Dataset[Sample]):
         last: int,
         *,
         workers: int = 0,
-        part: range | None = None,
+        part: Sequence[int] | None = None,
     ) -> Iterator[Sample]:
         """Batches of steps first..last (exclusive), each tensor with one more axis in front.
 
@@ -217,7 +221,7 @@ class Stream(Dataset[Sample]):
         starts = range(first * batch_size, last * batch_size, batch_size)
         loader = DataLoader(
             self,
-            batch_sampler=(list(range(at + part.start, at + part.stop)) for at in starts),
+            batch_sampler=([at + place for place in part] for at in starts),
             num_workers=workers,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),  # leaves the global state alone

@@ -89,9 +89,11 @@ class Teachers:
         self._farthest = 2 * rows.card.max_depth
         self._metric = [place for place, store in enumerate(stores) if store.info.is_metric]
         if stores and not self._metric and truth is None:
+            unread = rows.table["truth"].null_count < len(rows)
             raise TrainingError(
                 f"{stores[0].path} holds a disparity without unit and {rows.name} has no measured "
-                "depth to align it to: name a metric teacher too, --teacher T,T2"
+                f"depth to align it to{', as that of --aux is not read' * unread}: name a metric "
+                f"teacher too, --teacher T,T2{', or take --mix x+u-prime' * unread}"
             )
         self.weights = joining.weights or (1 / max(1, len(stores)),) * len(stores)
         self.joining = joining
@@ -141,7 +143,7 @@ class Teachers:
         """
         maps = [self._depth(place, number, transform) for place in range(len(self.stores))]
         found = {"teacher": torch.from_numpy(join(maps, self.weights, self.joining.join))}
-        found["known"] = found["teacher"] > 0
+        found["known"] = torch.from_numpy(self._known(maps))
         if self.joining.confidence == "disagreement":
             found["confidence"] = torch.from_numpy(agreement(maps))
         elif self._averaged is not None:
@@ -160,6 +162,16 @@ class Teachers:
             found |= {of_teacher(place, name): value for name, value in bins.items()}
         if len(self.stores) > 1:
             found[SHARES] = torch.tensor(self.weights)
+        return found
+
+    def _known(self, maps: Sequence[Depth]) -> NDArray[np.bool_]:
+        """Which pixels count (h, w): what one teacher does not know is left to the others, but
+        where their bins are read. Outside of a map these go on as at its edge."""
+        known = np.stack(
+            [one > 0 for one, weight in zip(maps, self.weights, strict=True) if weight]
+        )
+        joined = np.logical_and if self.reads_bins else np.logical_or
+        found: NDArray[np.bool_] = joined.reduce(known)
         return found
 
     def _depth(self, place: int, number: int, transform: Transform) -> Depth:

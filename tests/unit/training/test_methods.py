@@ -143,6 +143,18 @@ def test_a_card_that_cannot_be_followed_is_refused(
         loss_of(card)
 
 
+@pytest.mark.parametrize("weight", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_loss_weighs_something(weight: float) -> None:
+    for losses in (
+        {"truth": {"hu": weight}, "distillation": {"hu": 1.0}},
+        {"truth": {"hu": weight}},
+    ):
+        with pytest.raises(
+            CardError, match=f"methods/m: loss hu weighs {weight:g}, a number above 0"
+        ):
+            MethodCard(name="m", teacher="distillation" in losses, **losses)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("share", "truth"), [(1.5, {"silog": 1.0}), (-0.1, {"silog": 1.0}), (0.5, {})]
 )

@@ -6,7 +6,7 @@ import pytest
 
 from kdpipe.cards import load_method
 from kdpipe.errors import TrainingError
-from kdpipe.training.mixes import MIXES, Order, mix_of
+from kdpipe.training.mixes import MIXES, Order, mix_of, say_unread
 
 POOL = ("pool",)
 
@@ -35,6 +35,17 @@ def test_the_usual_mix_follows_from_the_data_sets() -> None:
     assert names == ["x", "x+u"]
     assert mix_of("x+u", None, POOL, load_method("hu")).identity == {}
     assert len({str(mix_of(m, 0.3, POOL, load_method("hu")).identity) for m in MIXES[2:]}) == 2
+
+
+def test_labels_that_a_method_does_not_learn_from_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for mix, method in (("x+u-prime", "hu"), ("x+u", "tie-kd"), ("x+u-prime", "tie-kd")):
+        card = load_method(method)
+        say_unread(mix_of(mix, None, POOL, card), card)
+
+    (said,) = caplog.messages
+    assert "mix x+u-prime: method tie-kd learns from no measured depth" in said
 
 
 @pytest.mark.parametrize(

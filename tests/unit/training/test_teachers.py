@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import yaml
 
 from kdpipe.cards import MethodCard, load_teacher_card
 from kdpipe.codecs import Companded
-from kdpipe.errors import CardError, StoreError, TrainingError
+from kdpipe.errors import CardError, DataError, StoreError, TrainingError
 from kdpipe.rows import Rows, make_rows
 from kdpipe.store import Store, open_store
 from kdpipe.store.metadata import write_info
 from kdpipe.store.shards import ArrayFormat
 from kdpipe.training.augment import Augment
+from kdpipe.training.coverage import say_confidence
 from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.samples import DistillDataset
 from kdpipe.training.teachers import NOT_TAUGHT, agreement, align, join, sureness
@@ -64,10 +66,32 @@ def test_what_one_could_not_read_is_left_to_the_other(
     assert joined.numbers == [0, 1, 3]
     assert joined.left_out == {2: "torn", 4: NOT_TAUGHT, 5: NOT_TAUGHT}
     assert with_bins.numbers == [0, 3]
+    unread = make_tiny_store(rows, teacher="hu-small", bad=tuple(range(6)))
+    with pytest.raises(DataError, match=r"any of the 6 rows .*: mend the images \(torn\), then"):
+        DistillDataset(rows, stores=[unread], transform=PLAIN)
     for index, factor in ((0, 1.0), (1, 1.25)):
         sample = joined.sample(index, np.random.default_rng(0))
         ratio = (sample["teacher"] / sample["truth"])[sample["known"]]
         assert float(ratio.median()) == pytest.approx(factor, rel=0.01)
+
+
+def test_bins_count_only_where_each_teacher_that_weighs_knows_the_pixel(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    stores = [
+        make_tiny_store(rows, bins=Companded()),
+        make_tiny_store(rows, teacher=OTHER, factor=0.0, bins=Companded()),
+    ]
+
+    shares = {}
+    for with_bins, weights in ((False, (0.5, 0.5)), (True, (0.5, 0.5)), (True, (1.0, 0.0))):
+        how = {"joining": Joining(weights=weights), "with_bins": with_bins}
+        dataset = DistillDataset(rows, stores=stores, transform=PLAIN, **how)  # type: ignore[arg-type]
+        sample = dataset.sample(0, np.random.default_rng(0))
+        shares[with_bins, weights[0]] = float(sample["known"].float().mean())
+
+    assert shares == {(False, 0.5): 1.0, (True, 0.5): 0.0, (True, 1.0): 1.0}
 
 
 def test_teachers_are_weighed_by_their_errors(
@@ -98,7 +122,7 @@ def test_teachers_are_weighed_by_their_errors(
 
 
 def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
+    make_tiny: MakeRows, make_tiny_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = make_tiny()
     stores = [
@@ -116,6 +140,11 @@ def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
     # Mass in one or two of 24 bins: ln 2 / ln 24 is the most that is lost.
     assert 1 - np.log(2) / np.log(24) - 0.01 < float(found["entropy"].min()) < 0.95
     assert float(found["entropy"].max()) <= 1 + 1e-6
+    with caplog.at_level("INFO"):
+        say_confidence(dataset, method(confidence="disagreement", confidence_threshold=0.78))
+    assert re.search(r"100\.0 % of .* 6 images .* 0\.78 .* median is 0\.80", caplog.text)
+    with pytest.raises(TrainingError, match=r"0\.0 % of .*expected some: .* highest here is 0\.80"):
+        say_confidence(dataset, method(confidence="disagreement", confidence_threshold=0.9))
     with pytest.raises(StoreError, match="bins are asked for"):
         DistillDataset(
             rows,
@@ -153,7 +182,8 @@ def test_a_relative_teacher_is_aligned_image_by_image(
     assert not unaligned["known"].any()
     alone = {"stores": stores[:1], "transform": PLAIN}
     assert len(DistillDataset(rows, **alone, align_to_truth=True)) == 5  # type: ignore[arg-type]
-    with pytest.raises(TrainingError, match=r"dpt-large.zarr holds a disparity without unit and"):
+    says = r"dpt-large.zarr holds a disparity .*, as that of --aux is not read: .*x\+u-prime"
+    with pytest.raises(TrainingError, match=says):
         DistillDataset(rows, **alone)  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="no error in metres"):
         joining_of(method(weigh_teachers="inverse-variance"), ("dpt-large", ONE), rows, stores)
