@@ -18,7 +18,7 @@ from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, build_network, model_path, save_student
 from kdpipe.training.augment import augment_of
-from kdpipe.training.coverage import OnMissing, say_confidence, say_coverage
+from kdpipe.training.coverage import OnMissing, say_aligned, say_confidence, say_coverage
 from kdpipe.training.joining import check_teachers, joining_of
 from kdpipe.training.loop import (
     Plan,
@@ -322,6 +322,7 @@ def _parts(lesson: _Lesson, wish: _Wish, settings: TrainParams) -> list[DistillD
             align_to_truth=place == 0 or mix.reads_more_truth,
         )
         say_coverage(part, wish.on_missing)
+        say_aligned(part)
         say_confidence(part, method)
         if part.with_truth and not any(one[n].truth for n in part.numbers):
             raise TrainingError(

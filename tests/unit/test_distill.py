@@ -279,6 +279,32 @@ def test_an_unfinished_store_is_refused_or_said(
     assert "2 not taught yet, 1 that could not be read" in caplog.text
 
 
+SURE = """
+name: sure
+teacher: true
+distillation: {si: 1.0}
+confidence: entropy
+confidence_threshold: 1.0
+"""
+
+
+def test_what_would_teach_nothing_is_refused_before_the_first_step(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    rows = make_tiny()
+    make_tiny_store(rows, bins=Companded())
+    make_tiny_store(rows, teacher="dpt-large", factor=-1.0)
+    card = Path("manifests/methods/sure.yaml")
+    card.parent.mkdir(parents=True)
+    card.write_text(SURE)
+
+    with pytest.raises(TrainingError, match="expected some: lower confidence_threshold"):
+        distill.run(STUDENT, "tiny", teacher=TEACHER, method="sure", params=PARAMS)
+    with pytest.raises(TrainingError, match="expected a larger disparity where it is nearer"):
+        distill.run(STUDENT, "tiny", teacher="dpt-large", method="res-kd-si", params=PARAMS)
+    assert not layout.student_dir("any").parent.exists()
+
+
 def test_bad_input_is_one_line(make_tiny: MakeRows, make_tiny_store: MakeStore) -> None:
     with pytest.raises(DataError, match="run `kdpipe index --data rooms`"):
         distill.run(STUDENT, "rooms", params=PARAMS)

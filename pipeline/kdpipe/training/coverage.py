@@ -13,12 +13,12 @@ from kdpipe.training.teachers import NOT_TAUGHT
 
 if TYPE_CHECKING:
     from kdpipe.cards import MethodCard
-    from kdpipe.training.samples import DistillDataset
+    from kdpipe.training.samples import DistillDataset, Sample
 
 logger = logging.getLogger(__name__)
 
 _IMAGES = 16
-"""That are looked at for their confidence."""
+"""That are looked at for what stores do not say."""
 
 OnMissing: TypeAlias = Literal["error", "subset"]
 
@@ -58,6 +58,30 @@ def say_coverage(part: DistillDataset, on_missing: OnMissing) -> None:
         )
 
 
+def say_aligned(part: DistillDataset) -> None:
+    """Logs how many images of a training a relative teacher that stands alone can be aligned in.
+
+    Args:
+        part: one data set of a training; some of its images are looked at, evenly spaced.
+
+    Raises:
+        TrainingError: in none of them, so nothing would be learned.
+    """
+    stores = part.teachers.stores
+    if not stores or any(store.info.is_metric for store in stores):
+        return
+    samples = _some(part)
+    aligned = sum(bool(one["known"].any()) for one in samples)
+    said = f"{part.rows.name}: {aligned} of {len(samples)} images that were looked at could be "
+    said += f"aligned to measured depth in {', '.join(str(store.path) for store in stores)}"
+    if not aligned:
+        raise TrainingError(
+            f"{said}, expected a larger disparity where it is nearer: check the teacher's card "
+            "and weights, or name a metric teacher too, --teacher T,T2"
+        )
+    logger.info("%s", said)
+
+
 def say_confidence(part: DistillDataset, method: MethodCard) -> None:
     """Logs what a method's confidence_threshold, if it has one, leaves of the teacher's pixels.
 
@@ -71,12 +95,10 @@ def say_confidence(part: DistillDataset, method: MethodCard) -> None:
     threshold = method.confidence_threshold
     if threshold is None:
         return
-    count = min(_IMAGES, len(part))
-    places = np.linspace(0, len(part) - 1, count).astype(int)
-    samples = [part.sample(int(place), np.random.default_rng(0)) for place in places]
+    samples = _some(part)
     found = torch.cat([one["confidence"][one["known"]] for one in samples])
     share = float((found >= threshold).sum()) / max(1, len(found))
-    said = f"{part.rows.name}: {100 * share:.1f} % of the teacher's pixels of {count} images"
+    said = f"{part.rows.name}: {100 * share:.1f} % of the teacher's pixels of {len(samples)} images"
     said += f" have the confidence of {threshold:g} that method {method.name} asks for"
     if not share:
         highest = float(found.max()) if len(found) else 0.0
@@ -84,3 +106,8 @@ def say_confidence(part: DistillDataset, method: MethodCard) -> None:
             f"{said}, expected some: lower confidence_threshold, the highest here is {highest:.3f}"
         )
     logger.info("%s; their median is %.3f", said, float(found.median()))
+
+
+def _some(part: DistillDataset) -> list[Sample]:
+    places = np.linspace(0, len(part) - 1, min(_IMAGES, len(part))).astype(int)
+    return [part.sample(int(place), np.random.default_rng(0)) for place in places]

@@ -17,7 +17,7 @@ from kdpipe.store import Store, open_store
 from kdpipe.store.metadata import write_info
 from kdpipe.store.shards import ArrayFormat
 from kdpipe.training.augment import Augment
-from kdpipe.training.coverage import say_confidence
+from kdpipe.training.coverage import say_aligned, say_confidence
 from kdpipe.training.joining import Joining, check_teachers, joining_of
 from kdpipe.training.samples import DistillDataset
 from kdpipe.training.teachers import NOT_TAUGHT, agreement, align, join, sureness
@@ -155,7 +155,7 @@ def test_confidence_is_high_where_bins_are_narrow_and_where_teachers_agree(
 
 
 def test_a_relative_teacher_is_aligned_image_by_image(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
+    make_tiny: MakeRows, make_tiny_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To truth where there is some and it may be read, else to the first metric teacher."""
     rows = make_tiny()
@@ -182,6 +182,12 @@ def test_a_relative_teacher_is_aligned_image_by_image(
     assert not unaligned["known"].any()
     alone = {"stores": stores[:1], "transform": PLAIN}
     assert len(DistillDataset(rows, **alone, align_to_truth=True)) == 5  # type: ignore[arg-type]
+    with caplog.at_level("INFO"):
+        say_aligned(DistillDataset(rows, **alone, align_to_truth=True))  # type: ignore[arg-type]
+    assert "tiny: 5 of 5 images that were looked at could be aligned" in caplog.text
+    far = make_tiny_store(rows, teacher="dpt-large", factor=-1.0)
+    with pytest.raises(TrainingError, match=r"0 of 6 images .*expected a larger disparity"):
+        say_aligned(DistillDataset(rows, stores=[far], transform=PLAIN, align_to_truth=True))
     says = r"dpt-large.zarr holds a disparity .*, as that of --aux is not read: .*x\+u-prime"
     with pytest.raises(TrainingError, match=says):
         DistillDataset(rows, **alone)  # type: ignore[arg-type]
