@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from kdpipe.losses.dpm import DpmMode, dpm_loss, dpm_target
 from kdpipe.nets.allocator import keep_freed_memory
 from kdpipe.students.base import BINS
-from kdpipe.students.densedepth import expectation
+from kdpipe.students.distribution import distribution
 
 Loss = Callable[[Tensor, Tensor, Tensor, float, DpmMode], Tensor]
 
@@ -40,8 +40,7 @@ CASES: list[tuple[str, tuple[int, int, int], DpmMode, float]] = [
 
 def fused(logits: Tensor, teacher: Tensor, centers: Tensor, sigma: float, mode: DpmMode) -> Tensor:
     """Depth's error and the divergence, as a student and its loss compute them."""
-    probabilities = torch.softmax(logits, 1)
-    depth = expectation(probabilities, centers)[:, 0]
+    probabilities, depth = distribution(logits.permute(0, 2, 3, 1), centers)
     divergence = dpm_loss(probabilities, teacher, centers, sigma=sigma, mode=mode)
     return (depth - teacher).square().mean() + divergence
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -130,11 +131,8 @@ def _hu(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> 
 
 
 def _mse(output: Prediction, target: Tensor, valid: Tensor, options: Options) -> Tensor:
-    error = _depth_at(output, target) - target
-    if valid.is_floating_point():
-        return (valid * error.square()).sum() / valid.sum().clamp(min=1e-6)
-    chosen = error[valid]
-    return chosen.square().sum() / max(1, chosen.numel())
+    error = torch.where(valid > 0, _depth_at(output, target) - target, 0)
+    return (valid * error.square()).sum() / valid.sum().clamp(min=1e-6)
 
 
 TRUTH_LOSSES: Mapping[str, Loss] = {

@@ -65,10 +65,14 @@ def project(probabilities: Tensor, theirs: Tensor, centers: Tensor) -> Tensor:
     low, high = centers[above - 1], centers[above]
     share = ((theirs - low) / (high - low)).clamp_(0, 1)  # of the upper neighbour
     if theirs.ndim == 1:
-        split = probabilities.new_zeros(len(centers), len(theirs))
         column = torch.arange(len(theirs), device=theirs.device)
-        split[above - 1, column] = 1 - share
-        split[above, column] = share
+        places = torch.stack([torch.cat([above - 1, above]), column.repeat(2)])
+        shape = (len(centers), len(theirs))
+        split = torch.sparse_coo_tensor(
+            places, torch.cat([1 - share, share]), shape, check_invariants=False
+        )
+        if split.device.type != "cpu":  # two numbers a column: a fifth of the time on a CPU only
+            split = split.to_dense()
         moved = split @ probabilities.reshape(len(theirs), -1)
         return moved.view(-1, *probabilities.shape[1:])
     moved = probabilities.new_zeros(len(centers), *probabilities.shape[1:])
@@ -208,11 +212,14 @@ def _summed(
             q = placed[0].moved(*part, ends_here[:4], centers)
             for place, one in enumerate(placed[1:], start=1):
                 q.add_(one.moved(*part, ends_here[4 * place : 4 * place + 4], centers))
-            ratio = q / (probabilities[image, :, part[1]] + _EPSILON)
+            q = q.flatten(1).t().contiguous().view(*q.shape[1:], n)  # as students have them
+            share = scale[part][..., None]
+            ratio = probabilities[image].movedim(0, -1)[part[1]] + _EPSILON
+            torch.div(q, ratio, out=ratio)
             if gradient is not None:
-                torch.mul(ratio, -scale[part], out=gradient[image, :, part[1]])
+                torch.mul(ratio, -share, out=gradient[image].movedim(0, -1)[part[1]])
             logarithm = ratio.clamp_(min=1e-30).log_()  # of no mass: finite, and times 0
-            total += q.mul_(logarithm).sum(dim=0).mul_(scale[part]).sum()
+            total += q.mul_(logarithm).sum(dim=-1).mul_(scale[part]).sum()
     return total.to(probabilities.dtype), gradient
 
 

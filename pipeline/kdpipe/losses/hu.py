@@ -60,10 +60,8 @@ def _log(error: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    if weights.is_floating_point():
-        shares = weights[chosen]
-        return (values[chosen] * shares).sum() / shares.sum().clamp(min=1e-6)
-    return values[chosen].sum() / chosen.sum().clamp(min=1)
+    shares = torch.where(chosen, weights.float(), 0)
+    return (values * shares).sum() / shares.sum().clamp(min=1e-6)
 
 
 def _sobel(depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,5 +74,6 @@ def _sobel(depth: Tensor) -> tuple[Tensor, Tensor]:
 
 def _all_near(valid: Tensor) -> Tensor:
     """Pixels that are valid with all their neighbours; beyond the border all are."""
-    holes = F.max_pool2d((~valid).float()[:, None], 3, stride=1, padding=1)[:, 0]
-    return holes == 0
+    near = F.pad(valid, (1, 1, 1, 1), value=True)
+    near = near[:, :-2] & near[:, 1:-1] & near[:, 2:]
+    return near[:, :, :-2] & near[:, :, 1:-1] & near[:, :, 2:]

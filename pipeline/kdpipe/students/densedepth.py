@@ -11,10 +11,9 @@ Reference:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from kdpipe.nets.prior import log_frequency
 from kdpipe.nets.pyramids import ResNetPyramid
 from kdpipe.nets.timm_pyramid import TimmPyramid
 from kdpipe.students.base import StudentOutput, UniformBins
+from kdpipe.students.distribution import distribution
 
 if TYPE_CHECKING:
     from kdpipe.cards import StudentCard
@@ -85,33 +85,6 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-class _Expectation(torch.autograd.Function):
-    """Mean of the centers (N,) under probabilities (B, N, H, W), as (B, 1, H, W).
-
-    A 1x1 convolution without the gradient towards its constant weights: many times faster on a CPU
-    than `einsum` or a product and a sum, whose temporaries are as large as the probabilities.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, probabilities: Tensor, centers: Tensor) -> Tensor:
-        ctx.save_for_backward(centers)
-        kind = probabilities.device.type
-        off = torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext()
-        with off:  # there is none where costs are counted without computing
-            return F.conv2d(probabilities, centers.view(1, -1, 1, 1))
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        (centers,) = ctx.saved_tensors
-        return upstream[0] * centers.view(1, -1, 1, 1), None
-
-
-def expectation(probabilities: Tensor, centers: Tensor) -> Tensor:
-    """Mean of the centers (N,) under probabilities (B, N, H, W), as (B, 1, H, W)."""
-    mean: Tensor = _Expectation.apply(probabilities, centers)  # type: ignore[no-untyped-call]
-    return mean
-
-
 class _Head(nn.Module):
     """The decoder and both heads; mmseg calls all of it the decode head."""
 
@@ -149,9 +122,15 @@ class _Head(nn.Module):
         if self.is_regression:
             depth = torch.sigmoid(self.conv_depth(x).float()) * self.far
             return StudentOutput(_resized(depth, size)[:, 0], None, self.centers[:0])
-        probabilities = torch.softmax(self.conv_out(x).float(), dim=1)
-        depth = expectation(probabilities, self.centers)
-        return StudentOutput(_resized(depth, size)[:, 0], probabilities, self.centers)
+        if torch.onnx.is_in_onnx_export():  # channels come first there, and integers in Conv only
+            probabilities = torch.softmax(self.conv_out(x), dim=1)
+            depth = F.conv2d(probabilities, self.centers.view(1, -1, 1, 1))[:, 0]
+        else:
+            last = cast("nn.Conv2d", self.conv_out[0])  # 1x1
+            logits = F.linear(x.permute(0, 2, 3, 1), last.weight.flatten(1), last.bias)
+            probabilities, depth = distribution(logits, self.centers)
+        depth = _resized(depth[:, None], size)[:, 0]
+        return StudentOutput(depth, probabilities, self.centers)
 
 
 class DenseDepth(nn.Module):

@@ -235,7 +235,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Runs the operation, and holds its result so that no address is given twice."""
         result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(one, Tensor):
+            if isinstance(one, Tensor) and one.layout == torch.strided:
                 self.kept.append(one)
                 self.storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
         return result

@@ -17,6 +17,7 @@ from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.students import build_network
 from kdpipe.students.base import BINS
 from kdpipe.students.densedepth import DenseDepth, build, load_encoder
+from kdpipe.students.distribution import distribution
 
 if TYPE_CHECKING:
     from kdpipe.students import StudentOutput
@@ -94,18 +95,26 @@ def test_bins_are_probabilities_and_depth_is_their_mean() -> None:
     assert output.centers[-1].item() == pytest.approx(79.8444, abs=1e-4)
 
 
-def test_the_gradient_of_depth_reaches_the_logits_as_through_plain_arithmetic() -> None:
+@pytest.mark.parametrize("weights", [(1, 0), (0, 1), (1, 1)], ids=["depth", "bins", "both"])
+def test_gradients_reach_the_logits_as_through_plain_arithmetic(weights: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    network = build(TINY, BINS["nyu"])
-    rgb, direction = torch.rand(2, 3, 32, 48), torch.rand(2, 32, 48)
-    parameter = network.get_parameter("decode_head.conv_out.0.weight")
+    logits = (3 * torch.randn(2, 5, 7, 49)).requires_grad_()
+    directions = torch.rand(2, 5, 7), torch.rand(2, 49, 5, 7)
+    centers = BINS["nyu"].centers()
+    plain = torch.softmax(logits, dim=-1)
 
-    output = network(rgb)
-    (found,) = torch.autograd.grad((output.depth * direction).sum(), parameter, retain_graph=True)
-    plain = (output.probabilities * output.centers.view(1, -1, 1, 1)).sum(1)
-    (expected,) = torch.autograd.grad((plain * direction).sum(), parameter)
+    bins, depth = distribution(logits, centers)
+    expected = ((plain * centers).sum(dim=-1), plain.permute(0, 3, 1, 2))
+    found, wanted = (
+        torch.autograd.grad(
+            sum((o * d).sum() for o, d, w in zip(each, directions, weights, strict=True) if w),
+            logits,
+        )[0]
+        for each in ((depth, bins), expected)
+    )
 
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(depth, expected[0])
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_regression_head_gives_depth_below_its_limit_and_no_bins() -> None:
