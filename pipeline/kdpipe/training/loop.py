@@ -254,33 +254,40 @@ class _Run:
         for batch in stream.batches(size, progress.step, last, workers=plan.workers, part=part):
             number = self.step(batch, progress.step, loss)
             if not math.isfinite(number):
-                raise TrainingError(self._diverged(stream, number, size))
+                self._check_gradients(stream)
+                raise self._diverged(stream, f"the loss is {number}", progress.step)
             progress.losses.append(number)
             progress.step += 1
             progress.seconds = self.before + time.monotonic() - self.started
             self.bar.step(number)
             if progress.step % plan.params.validate_every == 0 or progress.step == last:
+                self._check_gradients(stream)
                 self._validate(validate)
-                self._save()
+                self._save(stream)
             if plan.team.sum(interrupt.is_set() or plan.team.is_stopped, plan.device):
-                self._save()
+                self._save(stream)
                 raise KeyboardInterrupt
             if plan.team.sum(self._time_is_up(), plan.device) and progress.step < last:
-                self._save()
+                self._save(stream)
                 logger.warning(
                     "%s: %g minutes are over at step %d of %d; the same command goes on",
                     *(plan.title, plan.max_minutes, progress.step, last),
                 )
                 return
 
-    def _diverged(self, stream: Stream, number: float, size: int) -> str:
-        first = self.progress.step * size
-        ids = [stream.name(k) for k in range(first, first + size)]
+    def _check_gradients(self, stream: Stream) -> None:
+        """Stops after a step whose loss was a number and its gradients were not."""
+        if not self.step.is_sound:
+            raise self._diverged(stream, "the gradient is no number", self.progress.step - 1)
+
+    def _diverged(self, stream: Stream, found: str, step: int) -> TrainingError:
+        size = self.plan.params.batch_size * self.plan.params.accumulate
+        ids = [stream.name(k) for k in range(step * size, (step + 1) * size)]
         shown = ", ".join(ids[:_NAMED]) + f" and {size - _NAMED} more" * (size > _NAMED)
-        return (
-            f"{self.plan.title}: the loss is {number} at step {self.progress.step}, expected a "
-            f"number; the batch was {shown}: lower learning_rate in params.yaml, or look at these "
-            "images with `kdpipe audit`; the last checkpoint is kept"
+        return TrainingError(
+            f"{self.plan.title}: {found} at step {step}, expected a number; the batch was {shown}: "
+            "lower learning_rate in params.yaml, or look at these images with `kdpipe audit`; the "
+            "last checkpoint is kept"
         )
 
     def _validate(self, validate: Validate) -> None:
@@ -302,7 +309,8 @@ class _Run:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info("%s: step %d: loss %.4f, %s", self.plan.title, point.step, mean, shown)
 
-    def _save(self) -> None:
+    def _save(self, stream: Stream) -> None:
+        self._check_gradients(stream)
         self.progress.seconds = self.before + time.monotonic() - self.started
         if self.plan.team.leads:
             state = self.step.state()

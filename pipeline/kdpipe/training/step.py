@@ -64,6 +64,7 @@ class Step:
         self._recipe, self._params = recipe, params
         self._seed, self._device, self._team = seed, device, team
         self._scaler = GradScaler(device.type, enabled=params.precision == "fp16")
+        self._norm: Tensor | None = None  # of the last step's gradients, before they were clipped
         self._average: AveragedModel | None = None
         if params.ema is not None:
             mean = get_ema_multi_avg_fn(params.ema)  # type: ignore[no-untyped-call]
@@ -74,6 +75,14 @@ class Step:
     def judged(self) -> nn.Module:
         """What is validated and kept: the averaged network where there is one."""
         return self.network if self._average is None else self._average.module
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the last step's gradients were numbers; in fp16 a step of others is not taken.
+
+        A finite loss may have others, a root at 0 for one. This waits for the device.
+        """
+        return self._scaler.is_enabled() or self._norm is None or bool(self._norm.isfinite())
 
     def state(self) -> Mapping[str, object]:
         """All that a start from here needs."""
@@ -121,9 +130,7 @@ class Step:
         if not math.isfinite(number):
             return number
         self._team.sum_gradients(self.network)
-        if self._recipe.clip_gradient_norm is not None:
-            self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip_gradient_norm)
+        self._clip()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self._average is not None:
@@ -131,6 +138,15 @@ class Step:
         if step + 1 < self._params.steps:
             self.schedule.step()
         return number
+
+    def _clip(self) -> None:
+        limit = self._recipe.clip_gradient_norm
+        if limit is not None:
+            self._scaler.unscale_(self.optimizer)
+            self._norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        else:
+            found = [one.grad for one in self.network.parameters() if one.grad is not None]
+            self._norm = nn.utils.get_total_norm(found)
 
     def _gradients(self, batch: Sample, step: int, loss: StepLoss) -> float | None:
         """The part's share of the loss; None: memory was short, and pieces are smaller now."""

@@ -304,6 +304,31 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(stream: Stream, pla
     assert f"the batch was {', '.join(ids)}: lower" in str(caught.value)
 
 
+@pytest.mark.parametrize("limit", [35.0, None])
+@pytest.mark.parametrize(("broken", "left"), [(6, 4), (8, 4), (1, None)])
+def test_a_gradient_that_is_no_number_is_not_kept_and_its_own_batch_is_named(
+    broken: int, left: int | None, limit: float | None, stream: Stream, plan: Plan
+) -> None:
+    """Found at the next loss, or where the state would be saved: at the end, or as time is up."""
+
+    def breaks(network: nn.Module, batch: Sample) -> Tensor:
+        calls.append(1)
+        found = loss(network, batch)
+        return found + (found * 0).sqrt() if len(calls) == broken else found
+
+    calls: list[int] = []
+    recipe = replace(RECIPE, clip_gradient_norm=limit)
+    minutes = 0.0 if broken == 1 else None
+    with pytest.raises(TrainingError, match=f"no number at step {broken - 1}") as caught:
+        train(toy(), stream, breaks, validate, replace(plan, recipe=recipe, max_minutes=minutes))
+
+    found = checkpoint.load_last(plan.folder, plan.identity)
+    assert (None if found is None else found[0].step) == left
+    first = 2 * (broken - 1)
+    ids = [f"tiny/{stream.parts[0].rows[int(stream[first + k]['row'])].id}" for k in (0, 1)]
+    assert f"the batch was {', '.join(ids)}: lower" in str(caught.value)
+
+
 def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
     done: Trained = train(toy(), stream, loss, validate, plan)
 
