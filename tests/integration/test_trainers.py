@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdpipe.cards import FitRecipe
 from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import TrainingError
+from kdpipe.losses import silog
 from kdpipe.params import TrainParams
+from kdpipe.students.base import StudentOutput
 from kdpipe.training.augment import Augment
 from kdpipe.training.loop import Plan, train
 from kdpipe.training.samples import DistillDataset, Sample, Stream
 from kdpipe.training.team import ALONE, Team
 from kdpipe.training.trainers import train_together
+from kdpipe.training.whole import whole_batch
 
 if TYPE_CHECKING:
     from kdpipe.rows import Rows
@@ -29,22 +33,23 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 ROOT = Path(__file__).parents[2]
-PARAMS = TrainParams(height=32, width=48, batch_size=5, steps=8, validate_every=2)
+PARAMS = TrainParams(height=32, width=48, batch_size=5, accumulate=2, steps=8, validate_every=2)
 POISONED = 5
 
 
 class Plain(nn.Module):
-    """No batch normalisation, which would see a trainer's part only; a layer that nothing reads."""
+    """Batch normalisation, over all images of a batch; a layer that nothing reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 1, 1))
         self.unused = nn.Linear(2, 2)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> StudentOutput:
         """(B, 3, h, w) -> (B, h, w)."""
-        depth: Tensor = self.head(self.encoder(images))[:, 0]
-        return depth
+        depth = F.softplus(self.head(self.encoder(images))[:, 0]) + 0.1
+        return StudentOutput(depth, None, torch.zeros(0))
 
 
 def train_plain(wish: Mapping[str, Any], team: Team) -> nn.Module:
@@ -54,9 +59,14 @@ def train_plain(wish: Mapping[str, Any], team: Team) -> nn.Module:
     network, calls = Plain(), []
 
     def loss(network: nn.Module, batch: Sample) -> Tensor:
-        calls.append(len(batch["image"]))
-        error: Tensor = (network(batch["image"]) - batch["truth"]).abs().mean()
-        poisoned = wish["poisoned"] and team.rank == 1 and len(calls) == POISONED + 1
+        own = len(batch["image"])
+        calls.append(own)
+        some = (1000 * batch["truth"]).long() % 50 == 0  # of each image another share
+        parts = batch | {"valid": some, "own": torch.ones(own, team.rank, 2)}
+        output, whole = whole_batch(network(batch["image"]), parts, team)
+        assert whole["own"].shape == (PARAMS.batch_size, max(0, team.size - 1), 2)
+        error = silog(output.depth, whole["truth"], whole["valid"])
+        poisoned = wish["poisoned"] and team.rank == 1 and len(calls) == 2 * POISONED + 1
         return error * math.nan if poisoned else error
 
     plan = Plan(

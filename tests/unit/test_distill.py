@@ -216,7 +216,7 @@ def test_more_trainers_than_a_batch_has_images_are_refused_before_any_starts(
 ) -> None:
     make_tiny()
 
-    with pytest.raises(TrainingError, match="batches of 2 images, expected at least one image"):
+    with pytest.raises(TrainingError, match="batch_size 2, expected at least one image each"):
         distill.run(STUDENT, "tiny", params=PARAMS, device="cpu", trainers=3)
 
 

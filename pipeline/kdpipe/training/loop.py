@@ -18,12 +18,12 @@ from torch import nn
 
 from kdpipe.errors import TrainingError
 from kdpipe.nets.allocator import keep_freed_memory
-from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
 from kdpipe.training.curves import Bar, Curves
 from kdpipe.training.interrupt import interruptible
 from kdpipe.training.outcome import METRICS
+from kdpipe.training.shared_norm import share_statistics
 from kdpipe.training.step import Step, StepLoss
 from kdpipe.training.team import ALONE, Team
 
@@ -138,19 +138,8 @@ def _place(network: nn.Module, plan: Plan) -> None:
     network.to(plan.device)
     if plan.device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if plan.team.size > 1:
-            _share_statistics(network)
-
-
-def _share_statistics(network: nn.Module) -> None:
-    """Batch normalisation over all trainers' images.
-
-    By timm's own conversion: torch's would drop the activations that timm's layers hold.
-    """
-    make_torchvision_importable()
-    from timm.layers.norm_act import convert_sync_batchnorm
-
-    convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if plan.team.size > 1:
+        share_statistics(network, plan.device)
 
 
 def _go_on(step: Step, plan: Plan) -> Progress:
@@ -250,7 +239,7 @@ class _Run:
     ) -> None:
         plan, progress = self.plan, self.progress
         size, last = plan.params.batch_size * plan.params.accumulate, plan.params.steps
-        part = plan.team.part(size)
+        part = plan.team.parts(plan.params.batch_size, plan.params.accumulate)
         for batch in stream.batches(size, progress.step, last, workers=plan.workers, part=part):
             number = self.step(batch, progress.step, loss)
             if not math.isfinite(number):

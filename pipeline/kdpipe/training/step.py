@@ -59,8 +59,8 @@ class Step:
         self.network = network
         self.optimizer = make_optimizer(network, recipe, params)
         self.schedule = make_schedule(self.optimizer, recipe, params.steps)
-        self.piece = params.batch_size
-        """Images of one forward pass."""
+        self.piece = len(team.part(params.batch_size))
+        """Images of one forward pass, of this process."""
         self._recipe, self._params = recipe, params
         self._seed, self._device, self._team = seed, device, team
         self._scaler = GradScaler(device.type, enabled=params.precision == "fp16")
@@ -90,7 +90,7 @@ class Step:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "piece": self.piece,
+            "piece": self.piece if self._team.size == 1 else self._params.batch_size,
         }
         if self._scaler.is_enabled():
             state["scaler"] = self._scaler.state_dict()
@@ -103,7 +103,8 @@ class Step:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.piece = state.get("piece", self.piece)
+        if self._team.size == 1:
+            self.piece = state.get("piece", self.piece)
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
@@ -156,6 +157,11 @@ class Step:
             return self._in_pieces(batch, step, loss)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
+        if self._team.size > 1:  # the others wait for this one at the same place of the same pass
+            raise TrainingError(
+                f"{self._device} is out of memory ({reason}), and {self._team.size} trainers share "
+                "each forward pass: lower batch_size in params.yaml and raise accumulate"
+            )
         if self.piece == 1:
             raise TrainingError(
                 f"one image does not fit into the memory of {self._device} ({reason}): lower "
@@ -175,20 +181,18 @@ class Step:
         return None
 
     def _in_pieces(self, batch: Sample, step: int, loss: StepLoss) -> float:
-        whole = self._params.batch_size * self._params.accumulate
-        place, total = self._team.part(whole).start, 0.0
+        size, total = self._params.batch_size, 0.0
+        whole, own = size * self._params.accumulate, self._team.part(size)
         for start in range(0, len(batch["image"]), self.piece):
             piece = {name: self._moved(v[start : start + self.piece]) for name, v in batch.items()}
-            torch.manual_seed(_mix(self._seed, step, place + start))  # the same after a resume
+            place = start // len(own) * size + own.start + start % len(own)
+            torch.manual_seed(_mix(self._seed, step, place))  # the same after a resume
             kind = _KINDS[self._params.precision]
             with torch.autocast(self._device.type, kind, enabled=kind != torch.float32):
                 value = loss(self._forward, piece)
             share = len(piece["image"]) / whole
-            number = float(value.detach())
-            if not math.isfinite(number):
-                return number
             self._scaler.scale(value * share).backward()  # type: ignore[no-untyped-call]
-            total += number * share
+            total += float(value.detach()) * share
         return total
 
     def _moved(self, values: Tensor) -> Tensor:

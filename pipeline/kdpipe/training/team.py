@@ -1,13 +1,15 @@
 """The processes that train one network together, and what they tell each other.
 
-Each computes its part of every batch; gradients are summed, so all take the same step. A part is
-weighted by its share of the batch, so parts may differ in size.
+Each passes its part of every batch through the network. What comes out is gathered, so that each
+computes the loss of the whole batch, and takes its own part's gradient; these are summed, so all
+take the step that one process would.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -41,8 +43,35 @@ class Team:
         return self.rank == 0
 
     def part(self, count: int) -> range:
-        """Which of a batch's samples are this process's: neighbours, the same for any start."""
+        """Which of a forward pass's images are this process's: neighbours, alike at any start."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def parts(self, count: int, passes: int) -> list[int]:
+        """Which of a batch's images are this process's: its part of each forward pass."""
+        return [first * count + own for first in range(passes) for own in self.part(count)]
+
+    def gather(self, own: Tensor) -> Tensor:
+        """The values of all processes, one after the other.
+
+        Args:
+            own: (b, ...), of this process's images; other sides may differ, and are then padded
+                with zeros to the largest.
+
+        Returns:
+            (B, ...). Its gradient goes to `own` alone, B / b times, as a part's loss counts b / B.
+        """
+        if self.size == 1:
+            return own
+        sides = torch.zeros(self.size + own.ndim - 1, dtype=torch.int64, device=own.device)
+        sides[self.rank] = len(own)
+        sides[self.size :] = torch.tensor(own.shape[1:])
+        distributed.all_reduce(sides, distributed.ReduceOp.MAX)
+        counts, largest = sides[: self.size].tolist(), sides[self.size :].tolist()
+        missing = [n - side for n, side in zip(largest, own.shape[1:], strict=True)]
+        if any(missing):
+            own = nn.functional.pad(own, [end for n in reversed(missing) for end in (0, n)])
+        whole: Tensor = _Gathered.apply(own, sum(counts[: self.rank]), sum(counts))  # type: ignore[no-untyped-call]
+        return whole
 
     def sum(self, value: float, device: torch.device) -> float:
         """Of all processes."""
@@ -87,6 +116,21 @@ class Team:
 
 
 ALONE = Team()
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, start: int, count: int) -> Tensor:
+        ctx.part, ctx.factor = slice(start, start + len(own)), count / len(own)
+        kind = torch.uint8 if own.dtype == torch.bool else own.dtype
+        whole = torch.zeros(count, *own.shape[1:], dtype=kind, device=own.device)
+        whole[ctx.part] = own
+        distributed.all_reduce(whole)
+        return whole.to(own.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        return slope[ctx.part] * ctx.factor, None, None
 
 
 def _reduce(values: list[Tensor], count: int) -> None:

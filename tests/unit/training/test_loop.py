@@ -13,22 +13,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdpipe.cards import FitRecipe, load_student_card
+from kdpipe.cards import FitRecipe
 from kdpipe.errors import TrainingError
 from kdpipe.params import TrainParams
 from kdpipe.rows import Rows
-from kdpipe.students import build_network
 from kdpipe.training import checkpoint
 from kdpipe.training.augment import Augment
 from kdpipe.training.loop import (
     Plan,
     Trained,
-    _share_statistics,
     finish,
     pick_device,
     train,
 )
 from kdpipe.training.samples import DistillDataset, Sample, Stream
+from kdpipe.training.step import Step
+from kdpipe.training.team import Team
 
 RECIPE = FitRecipe(learning_rate=0.01, encoder_learning_rate_factor=0.1, warm_up=0.5)
 PARAMS = TrainParams(height=32, width=48, batch_size=2, steps=8, validate_every=4)
@@ -267,6 +267,17 @@ def test_an_image_that_does_not_fit_at_all_is_one_line(stream: Stream, plan: Pla
         train(plain(largest=0), stream, mean_loss, validate, plan)
 
 
+def test_one_of_several_trainers_does_not_halve_alone(stream: Stream) -> None:
+    """The others would wait for it at another place of the pass."""
+    network, batch = plain(largest=0), next(stream.batches(2, 0, 1, part=[1]))
+    one = Step(network, RECIPE, PARAMS, seed=0, device=torch.device("cpu"), team=Team(1, 2))
+
+    with pytest.raises(TrainingError, match="2 trainers share each forward pass: lower batch_size"):
+        one(batch, 0, mean_loss)
+
+    assert network.sizes == [1]
+
+
 def test_averaged_weights_are_judged_kept_and_resumed(stream: Stream, plan: Plan) -> None:
     def judge(network: nn.Module, step: int) -> Mapping[str, float]:
         judged.append([one.detach().clone() for one in network.parameters()])
@@ -337,20 +348,6 @@ def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
     said = json.loads((plan.folder / "metrics.json").read_text())
     assert (said["steps"], said["finished"], said["abs_rel"]) == (8, True, 0.125)
     assert said["parameters"] == 5
-
-
-def test_statistics_are_shared_without_losing_activations() -> None:
-    torch.manual_seed(0)
-    card = load_student_card("mobilenetv3-small")  # timm's layers hold both in one
-    network = build_network(card).eval()
-    image = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        before = network(image).depth
-        _share_statistics(network)
-        after = network(image).depth
-
-    assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
-    torch.testing.assert_close(after, before)
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
