@@ -153,8 +153,13 @@ def save_student(
 def _write(path: Path, content: bytes) -> None:
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        half.write_bytes(content)
+        with half.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         half.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         half.unlink(missing_ok=True)
 

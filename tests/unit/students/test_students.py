@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,18 @@ def test_weights_that_are_torn_are_one_line(run_dir: Path) -> None:
         load_student(run_dir)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_student(run_dir: Path) -> None:
+    student, half = load_student(run_dir), run_dir / f".model.safetensors.{os.getpid()}"
+    half.symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match=r"No space left on device.*model\.safetensors") as caught:
+        save_student(run_dir, student.network, student.card, "nyu", (32, 48))
+
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(p.name for p in run_dir.iterdir()) == ["card.json", "model.safetensors"]
+    load_student(run_dir)
 
 
 def test_what_was_exported_from_earlier_weights_goes(run_dir: Path) -> None:
