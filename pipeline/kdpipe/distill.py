@@ -93,7 +93,7 @@ class _Lesson:
     mix: Mix
     rows: list[Rows]
     stores: list[list[Store]]
-    """Of each data set, one a teacher."""
+    """Of each data set, one a teacher; none of what its teachers are not asked about."""
 
 
 def run(
@@ -188,7 +188,9 @@ def _lesson_of(wish: _Wish) -> _Lesson:
     mix = mix_of(wish.mix, wish.ratio, wish.aux, method)
     say_unread(mix, method)
     rows = [rows_of(name, wish.manifests) for name in (wish.data, *wish.aux)]
-    stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in rows]
+    asked = rows if mix.reads_labelled or method.weigh_teachers == "inverse-variance" else rows[1:]
+    stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in asked]
+    stores = [[]] * (len(rows) - len(asked)) + stores
     check_bins(method, card, [store for each in stores for store in each])
     check_range(card, *(one.card for one in rows))
     return _Lesson(card=card, method=method, mix=mix, rows=rows, stores=stores)
@@ -307,7 +309,8 @@ def _parts(lesson: _Lesson, wish: _Wish, settings: TrainParams) -> list[DistillD
     """The labelled data set first, if it is in the mix, then the others."""
     method, mix = lesson.method, lesson.mix
     augment = augment_of(settings, rotation=lesson.card.fit.rotation, method=method)
-    joining = joining_of(method, wish.teachers, lesson.rows[0], lesson.stores[0])
+    weighed = lesson.stores[0] or lesson.stores[-1]
+    joining = joining_of(method, wish.teachers, lesson.rows[0], weighed)
     parts = []
     for place, one in enumerate(lesson.rows):
         if place == 0 and not mix.reads_labelled:

@@ -90,7 +90,8 @@ def test_the_four_mixes_learn_from_what_they_say(
     make_tiny_store: MakeStore,
 ) -> None:
     for rows in (make_tiny(), make_tiny("pool", train=4, val=0, labelled=mix[-1] == "e", first=50)):
-        make_tiny_store(rows)
+        if (mix, rows.name) != ("u", "tiny"):  # of which only truth is read
+            make_tiny_store(rows)
     teacher = None if method == "none" else TEACHER
 
     done = distill.run(
