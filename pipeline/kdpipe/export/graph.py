@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +90,7 @@ def to_onnx(student: Student, facts: Mapping[str, str]) -> bytes:
     metres = _Metres(student).eval()
     example = torch.rand(1, 3, *network_size(student))
     free = {0: "batch", 2: "height", 3: "width"}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _silent_exporter():
         warnings.simplefilter("ignore")  # that it traces; that there is a newer exporter
         path = Path(folder) / "model.onnx"
         try:
@@ -115,6 +117,20 @@ def to_onnx(student: Student, facts: Mapping[str, str]) -> bytes:
     return content
 
 
+@contextmanager
+def _silent_exporter() -> Iterator[None]:
+    """Of what fails, the exporter's C++ prints hundreds of lines, by default where --json goes."""
+    torch._C._jit_set_onnx_log_output_stream("stderr")
+    stderr = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     """Opens an ONNX file on the CPU.
 
@@ -124,7 +140,7 @@ def open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what stops it is raised as well
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds derive from nothing but Exception

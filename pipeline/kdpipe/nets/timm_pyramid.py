@@ -61,10 +61,12 @@ class TimmPyramid(nn.Module):
         config = cast("Any", self.network).pretrained_cfg
         self.mean = tuple(config["mean"])
         self.std = tuple(config["std"])
-        self._multiple = 1
-        if self._refusal() is not None:
-            self._multiple = finest  # of patches: what they cannot divide is filled up
-        if (reason := self._refusal()) is not None:
+        # Of patches, or of the coarsest map: what they cannot divide is filled up.
+        for multiple in (1, finest, self.reductions[-1]):
+            self._multiple = multiple
+            if (reason := self._refusal()) is None:
+                break
+        else:
             raise CardError(
                 f"encoder {name!r} takes images of one size only ({reason}): choose one that takes "
                 "any, as convolutional networks do"
@@ -72,14 +74,21 @@ class TimmPyramid(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> maps (B, C, h, w), finest first; sizes round up."""
-        bottom, right = (-side % self._multiple for side in image.shape[-2:])
-        if bottom or right:
-            image = F.pad(image, (0, right, 0, bottom))
+        height, width = image.shape[-2:]
+        if self._multiple > 1:
+            high, wide = (_parts(side, self._multiple) * self._multiple for side in (height, width))
+            image = F.pad(image, (0, wide - width, 0, high - height))
         maps: list[Tensor] = self.network(image)
         # Networks with windows keep their channels last.
-        return [
+        maps = [
             one if one.shape[1] == count else one.permute(0, 3, 1, 2)
             for one, count in zip(maps, self.channels, strict=True)
+        ]
+        if self._multiple == 1:
+            return maps
+        return [
+            one[..., : _parts(height, times), : _parts(width, times)]
+            for one, times in zip(maps, self.reductions, strict=True)
         ]
 
     def _refusal(self) -> str | None:
@@ -109,6 +118,11 @@ class TimmPyramid(nn.Module):
                 f"{path} holds no weights that timm could read into {self._name}: {error}"
             ) from error
         self.network.load_state_dict(made.state_dict())
+
+
+def _parts(side: int, times: int) -> int:
+    """side / times, rounded up; `-(-side // times)` is another number in ONNX."""
+    return (side + times - 1) // times
 
 
 def _create(name: str, stride: int | None, **overlay: object) -> nn.Module:

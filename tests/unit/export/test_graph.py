@@ -116,11 +116,17 @@ def fixed(rgb: Tensor) -> Tensor:
     return F.interpolate(rgb, [int(rgb.shape[2]), int(rgb.shape[3])])[:, 0] + 1
 
 
+def pasted(rgb: Tensor) -> Tensor:
+    """Multiplies with a constant of the example's size."""
+    return rgb[:, 0] * torch.ones(int(rgb.shape[2]), int(rgb.shape[3]))
+
+
 @pytest.mark.parametrize(
     ("formula", "says"),
     [
         pytest.param(shrunk, "deviates by", id="rounds-otherwise"),
         pytest.param(fixed, "gives", id="size-is-frozen"),
+        pytest.param(pasted, "stops at 2x3x", id="stops-at-another-size"),
         pytest.param(
             lambda rgb: torch.linalg.eigvals(rgb @ rgb.mT).abs()[..., 0],
             "cannot become",
@@ -129,7 +135,10 @@ def fixed(rgb: Tensor) -> Tensor:
     ],
 )
 def test_a_network_that_onnx_cannot_say_is_refused_in_one_line(
-    student: Student, formula: Callable[[Tensor], Tensor], says: str
+    student: Student,
+    formula: Callable[[Tensor], Tensor],
+    says: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     odd = Student(student.card, _Odd(formula), BINS["nyu"], (32, 48))
 
@@ -137,6 +146,7 @@ def test_a_network_that_onnx_cannot_say_is_refused_in_one_line(
         graph.check(odd, graph.open_session(graph.to_onnx(odd, {}), threads=1))
 
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "stdout is for --json, and the error says it all"
 
 
 def test_what_is_no_onnx_is_refused() -> None:

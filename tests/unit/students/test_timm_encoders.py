@@ -34,6 +34,7 @@ TIE_KD = replace(load_student_card("mobilenetv2"), width=0.0625)
         ("convnext_atto", 4),
         ("vit_tiny_patch16_224", 16),
         ("swin_tiny_patch4_window7_224", 4),
+        ("hrnet_w18_small", 2),  # of multiples of 32 only
     ],
 )
 @pytest.mark.parametrize("stride", [1, 2])
