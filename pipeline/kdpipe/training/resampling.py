@@ -65,12 +65,15 @@ def extended(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 def gather(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: int) -> torch.Tensor:
     """The weighted sum of each output's taps along `dim`; integers become float32."""
-    shape = [1] * values.ndim
-    shape[dim] = -1
     pixels, weights = taps
-    total = values.index_select(dim, pixels[0]).float()
-    if not bool((weights[0] == 1).all()):
-        total.mul_(weights[0].view(shape))
-    for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
-        total.addcmul_(values.index_select(dim, pixel).float(), weight.view(shape))
-    return total
+    if len(pixels) == 1 and bool((weights == 1).all()):
+        return values.index_select(dim, pixels[0]).float()
+    count = pixels.shape[1]
+    lines = values.movedim(dim, 0)
+    places = torch.stack([torch.arange(count).repeat(len(pixels)), pixels.flatten()])
+    # A product with a sparse matrix: half the time of a sum tap by tap.
+    matrix = torch.sparse_coo_tensor(
+        places, weights.flatten(), (count, len(lines)), check_invariants=False
+    )
+    total = matrix @ lines.reshape(len(lines), -1).float()
+    return total.view(count, *lines.shape[1:]).movedim(0, dim)

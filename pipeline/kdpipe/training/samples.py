@@ -122,7 +122,11 @@ class DistillDataset(Dataset[Sample]):
         number = self.numbers[index]
         row: Row = self.rows[number]
         draw = self.transform(row.height, row.width, rng)
-        truth = torch.from_numpy(draw.transform.truth(self._truth(number, row)))
+        labelled = self.with_truth and row.truth is not None
+        truth = torch.zeros(draw.transform.size)
+        if labelled:
+            whole = self._memory.remember("truth", number, self._read_truth)
+            truth = torch.from_numpy(draw.transform.truth(whole))
         taught = {"teacher": torch.zeros_like(truth), "known": torch.zeros_like(truth) > 0}
         if self.teachers.stores:
             taught = self.teachers.sample(number, draw.teacher)
@@ -137,18 +141,13 @@ class DistillDataset(Dataset[Sample]):
             # enlarged: its depth was divided instead.
             "focal": torch.tensor(_camera(row).fx, dtype=torch.float32),
             "row": torch.tensor(number),
-            "has_truth": torch.tensor(self.with_truth and row.truth is not None),
+            "has_truth": torch.tensor(labelled),
             "has_teacher": torch.tensor(bool(self.teachers.stores)),
             **taught,
         }
 
     def _read(self, number: int) -> Image:
         return read_image(self.rows, number)
-
-    def _truth(self, number: int, row: Row) -> Depth:
-        if not self.with_truth or row.truth is None:
-            return np.zeros((row.height, row.width), np.float32)
-        return self._memory.remember("truth", number, self._read_truth)
 
     def _measured(self, number: int) -> Depth:
         row: Row = self.rows[number]
