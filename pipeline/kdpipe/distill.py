@@ -19,7 +19,7 @@ from kdpipe.store.stale import check_weights
 from kdpipe.students import CARD_FILE, build_network, model_path, save_student
 from kdpipe.training.augment import augment_of
 from kdpipe.training.coverage import OnMissing, say_aligned, say_confidence, say_coverage
-from kdpipe.training.joining import check_teachers, joining_of
+from kdpipe.training.joining import check_same_weights, check_teachers, joining_of
 from kdpipe.training.loop import (
     Plan,
     finish,
@@ -191,6 +191,7 @@ def _lesson_of(wish: _Wish) -> _Lesson:
     asked = rows if mix.reads_labelled or method.weigh_teachers == "inverse-variance" else rows[1:]
     stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in asked]
     stores = [[]] * (len(rows) - len(asked)) + stores
+    check_same_weights(stores)
     check_bins(method, card, [store for each in stores for store in each])
     check_range(card, *(one.card for one in rows))
     return _Lesson(card=card, method=method, mix=mix, rows=rows, stores=stores)

@@ -280,6 +280,19 @@ def test_an_unfinished_store_is_refused_or_said(
     assert "2 not taught yet, 1 that could not be read" in caplog.text
 
 
+def test_one_card_with_other_weights_for_other_images_is_two_teachers(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    how = {"teacher": TEACHER, "aux": ["pool"], "method": "tie-kd", "params": PARAMS}
+    make_tiny_store(make_tiny())
+    pool = make_tiny("pool", train=4, val=0, labelled=False, first=50)
+    path = layout.metadata_path(make_tiny_store(pool, taught=0).path)
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+
+    with pytest.raises(TrainingError, match=r"pool/.* weights 1{12} and .*tiny/.* with 0{12}, one"):
+        distill.run(STUDENT, "tiny", **how)  # type: ignore[arg-type]
+
+
 SURE = """
 name: sure
 teacher: true

@@ -61,6 +61,28 @@ def check_teachers(method: MethodCard, teachers: Sequence[str]) -> None:
         )
 
 
+def check_same_weights(stores: Sequence[Sequence[Store]]) -> None:
+    """Refuses data sets of which one and the same card spoke with different weights.
+
+    What was imported does not say its weights, and passes.
+
+    Args:
+        stores: of each data set, one a teacher, in the same order; of some none at all.
+
+    Raises:
+        TrainingError: names two stores and their weights.
+    """
+    for first, *others in zip(*filter(None, stores), strict=True):
+        for other in others:
+            one, two = _weights(first), _weights(other)
+            if one and two and one != two:
+                raise TrainingError(
+                    f"{other.path} was taught with weights {two[:12]} and {first.path} with "
+                    f"{one[:12]}, one teacher expected: teach one of them again with the other's "
+                    "weights, see --checkpoint and --fitted-on"
+                )
+
+
 def joining_of(
     method: MethodCard, teachers: Sequence[str], rows: Rows, stores: Sequence[Store]
 ) -> Joining:
@@ -110,6 +132,11 @@ def mirrored_of(stores: Sequence[Store]) -> int:
             "mirror: true and teach it with --checkpoint, the same weights"
         )
     return int(bool(said[1]["mirror"]))
+
+
+def _weights(store: Store) -> str | None:
+    weights = cast("dict[str, str]", store.info.identity["weights"])
+    return None if "imported" in store.info.identity else weights["sha256"]
 
 
 def _said(store: Store) -> dict[str, object]:
