@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from kdpipe.cards import Confidence, Join, MethodCard
     from kdpipe.rows import Rows
     from kdpipe.store import Store
+
+logger = logging.getLogger(__name__)
 
 _IMAGES = 64
 """That are looked at for a teacher's error."""
@@ -112,6 +115,8 @@ def joining_of(
                     f"weigh it by: give teacher_weights in the card of method {method.name}"
                 )
         weights = _by_variance(rows, stores, method.join)
+        told = [f"{name} {weight:.3f}" for name, weight in zip(teachers, weights, strict=True)]
+        logger.info("%s: by their errors the teachers weigh %s", rows.name, ", ".join(told))
     return Joining(join=method.join, weights=weights, confidence=method.confidence)
 
 

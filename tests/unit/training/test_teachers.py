@@ -95,7 +95,7 @@ def test_bins_count_only_where_each_teacher_that_weighs_knows_the_pixel(
 
 
 def test_teachers_are_weighed_by_their_errors(
-    make_tiny: MakeRows, make_tiny_store: MakeStore
+    make_tiny: MakeRows, make_tiny_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = make_tiny()
     stores = [
@@ -104,9 +104,11 @@ def test_teachers_are_weighed_by_their_errors(
     ]
     card = method(weigh_teachers="inverse-variance")
 
-    found = joining_of(card, (ONE, OTHER), rows, stores)
+    with caplog.at_level("INFO"):
+        found = joining_of(card, (ONE, OTHER), rows, stores)
 
     assert found.weights == pytest.approx((0.9, 0.1), abs=0.02)
+    assert re.search("the teachers weigh adabins-small 0.9.., bts-small 0.1", caplog.text)
     blind = make_tiny("blind", labelled=False, first=50)
     blind_stores = [make_tiny_store(blind), make_tiny_store(blind, teacher=OTHER)]
     with pytest.raises(TrainingError, match="blind has no measured depth"):
