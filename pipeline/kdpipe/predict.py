@@ -45,7 +45,7 @@ _LARGEST = 65535
 _COMPRESSION = 1
 """Five times faster than zlib's default, and a fifth larger."""
 
-_OF_ONE_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_OF_ONE_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 """What the disk may have against one file and not against the next."""
 
 

@@ -30,6 +30,8 @@ def export(
 
     from kdpipe import export as library
 
+    if data is not None and not int8:
+        raise typer.BadParameter("it goes with --int8", param_hint="--data")
     done = library.run(run, int8=int8, data=data, threads=threads, manifests=manifests)
     worst = max(one.max_relative for one in done.deviations)
     lines = [f"one image of {done.size[0]}x{done.size[1]}, threads: {done.threads}"]

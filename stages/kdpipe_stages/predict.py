@@ -27,7 +27,9 @@ def predict(
     ] = None,
     colour_max: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Far end of the colours [m]; default: the student's range."),
+        typer.Option(
+            min=0.01, max=1e5, help="Far end of the colours [m]; default: the student's range."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     json: Json = False,

@@ -22,6 +22,8 @@ RUN = ["evaluate", "--run", "rooms_none_s_none_s0"]
         (["evaluate", "--ratio", "0.5"], "--ratio: it goes with --student"),
         (["evaluate", "--teacher", "adabins-small", "--mirror"], "--mirror: a store is judged as"),
         (["fit", "--checkpoint", "w.pt", "--train"], "--checkpoint: these weights are taken as"),
+        (["export", *RUN[1:], "--data", "rooms"], "--data: it goes with --int8"),
+        (["predict", "a.png", *RUN[1:], "-o", "d", "--colour-max", "inf"], "equal to 100000"),
     ],
 )
 def test_an_option_without_effect_is_wrong_usage(

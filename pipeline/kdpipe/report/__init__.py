@@ -157,7 +157,7 @@ def _plots(
     folder: Path, board: Board, student: str, curves: dict[str, Curve]
 ) -> list[tuple[str, str]]:
     results = _file(f"results-{board.place}-{student}")
-    title = f"{student} on {board.heading}, {board.protocol}"
+    title = f"{student} on {board.heading}, protocol {board.protocol}"
     draw_results(folder / results, title, board, student)
     figures = [(f"AbsRel of {student} on {board.data}, a dot a seed", results)]
     name = _file(f"curves-{board.place}-{student}")

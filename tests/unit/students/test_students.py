@@ -195,7 +195,14 @@ class TestBadInput:
         path = tmp_path / "odd.pt"
         torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
 
-        with pytest.raises(CheckpointError, match="pass bins='nyu' or bins='kitti'"):
+        with pytest.raises(CheckpointError, match=r"pass bins='nyu' or bins='kitti'$"):
+            load_student("mobilenetv2-small", path)
+
+    def test_a_regression_student_s_unread_head_is_told_apart(self, tmp_path: Path) -> None:
+        path = tmp_path / "reskd.pt"
+        torch.save({"decode_head.conv_out.0.weight": torch.zeros(256, 1)}, path)
+
+        with pytest.raises(CheckpointError, match="wants head='regression' too"):
             load_student("mobilenetv2-small", path)
 
     def test_a_family_that_is_not_there(self) -> None:
