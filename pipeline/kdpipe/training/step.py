@@ -122,7 +122,8 @@ class Step:
             The loss of the whole batch.
 
         Raises:
-            TrainingError: not even one image fits into the device's memory.
+            TrainingError: not even one image fits into the device's memory, or the network cannot
+                be compiled.
         """
         number = None
         while number is None:
@@ -157,6 +158,14 @@ class Step:
             return self._in_pieces(batch, step, loss)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
+        except RuntimeError as error:
+            if not _is_of_compiler(error):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise TrainingError(
+                f"compile: true found in params.yaml and the network cannot be compiled ({reason}),"
+                " a C++ compiler that works expected: mend it, or leave compile out"
+            ) from error
         if self._team.size > 1:  # the others wait for this one at the same place of the same pass
             raise TrainingError(
                 f"{self._device} is out of memory ({reason}), and {self._team.size} trainers share "
@@ -200,6 +209,11 @@ class Step:
         if self._device.type == "cuda" and moved.dim() == 4 and moved.is_floating_point():
             return moved.contiguous(memory_format=torch.channels_last)
         return moved
+
+
+def _is_of_compiler(error: RuntimeError) -> bool:
+    # By name: the compiler is imported only where it is used.
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
 
 
 def _mix(seed: int, step: int, place: int) -> int:

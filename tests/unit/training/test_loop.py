@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from kdpipe.cards import FitRecipe
 from kdpipe.errors import TrainingError
@@ -265,6 +266,16 @@ def test_a_batch_that_does_not_fit_is_halved_and_accumulated_also_after_a_resume
 def test_an_image_that_does_not_fit_at_all_is_one_line(stream: Stream, plan: Plan) -> None:
     with pytest.raises(TrainingError, match=r"one image does not fit .*lower height and width"):
         train(plain(largest=0), stream, mean_loss, validate, plan)
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(stream: Stream, plan: Plan) -> None:
+    def compiled(network: nn.Module, batch: Sample) -> Tensor:
+        raise TorchDynamoException("C++ compile error\n\nCommand:\ng++ -O3 main.cpp")
+
+    with pytest.raises(TrainingError, match=r"compiled \(C\+\+ compile error\).*out$") as caught:
+        train(toy(), stream, compiled, validate, plan)
+
+    assert "\n" not in str(caught.value)
 
 
 def test_one_of_several_trainers_does_not_halve_alone(stream: Stream) -> None:
