@@ -11,6 +11,11 @@ from torch import Tensor
 _SIGMA = 1.5
 """Of the Gaussian window [pixels]."""
 
+_C1, _C2 = 0.01**2, 0.03**2
+"""TIE-KD's constants [m^2]: those of data whose range is 1, although depth is in metres. With a
+range of 10 m they would be a hundred times larger, more than the variance of most windows of a
+room: any two such windows would be alike, and a student would learn nothing from them."""
+
 
 def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     """TIE-KD's SSIM index of each image, as its code computes it.
@@ -37,26 +42,21 @@ def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:
     variance_x = (xx - mean_x.square()).abs()
     variance_y = (yy - mean_y.square()).abs()
     covariance = (xy - mean_x * mean_y).abs()
-    c1, c2 = 0.01**2, 0.03**2
-    index = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    index = index / ((mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2))
+    index = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+    index = index / ((mean_x.square() + mean_y.square() + _C1) * (variance_x + variance_y + _C2))
     return index.mean(dim=(1, 2))
 
 
-def known_ssim(
-    first: Tensor, second: Tensor, known: Tensor, *, data_range: float, window: int = 11
-) -> Tensor:
+def known_ssim(first: Tensor, second: Tensor, known: Tensor, *, window: int = 11) -> Tensor:
     """SSIM over known pixels only, of all images together.
 
     Windows are renormalised to the known pixels they hold, so neither the border nor a hole leaks
-    in; covariance keeps its sign; the constants are (0.01 L)^2 and (0.03 L)^2 of Wang et al. with
-    the data's own range L, as they define it.
+    in, and covariance keeps its sign; the constants are those of `ssim`.
 
     Args:
         first: depth (B, H, W) [m].
         second: depth (B, H, W) [m].
         known: pixels that count (B, H, W), bool.
-        data_range: L [m].
         window: side of the window [pixels], odd.
 
     Returns:
@@ -74,9 +74,8 @@ def known_ssim(
     mean_y, yy = sum_y / share, sum_yy / share
     variances = (xx - mean_x.square()).clamp(min=0) + (yy - mean_y.square()).clamp(min=0)
     covariance = xy - mean_x * mean_y
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    index = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    index = index / ((mean_x.square() + mean_y.square() + c1) * (variances + c2))
+    index = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
+    index = index / ((mean_x.square() + mean_y.square() + _C1) * (variances + _C2))
     lost = torch.where(known, 1 - index, torch.zeros_like(index))
     return 1 - lost.sum() / weight.sum().clamp(min=1)
 

@@ -37,7 +37,7 @@ class TieKd:
     """Of `dpm_target`."""
 
     ssim: Literal["published", "known"] = "published"
-    """`known`: signed covariance, windows and mean over known pixels, constants of the range."""
+    """`known`: signed covariance, windows and mean over known pixels."""
 
     top_rows: Literal["padded", "masked", "kept"] = "padded"
     """Of maps 704 wide, rows above 110: cut, and as many rows of zeros added below, so the means
@@ -103,7 +103,7 @@ def tie_kd(
         divergence = _divergence(probabilities, teacher, counted, centers, form)
         total = total + form.weight * divergence
     if form.weight != 1:
-        similarity = _similarity(depth, teacher, counted, centers, form)
+        similarity = _similarity(depth, teacher, counted, form)
         total = total + (1 - form.weight) * (1 - similarity)
     return 10 * total
 
@@ -148,12 +148,10 @@ def _divergence(
     )
 
 
-def _similarity(
-    depth: Tensor, teacher: Tensor, counted: Tensor, centers: Tensor, form: TieKd
-) -> Tensor:
+def _similarity(depth: Tensor, teacher: Tensor, counted: Tensor, form: TieKd) -> Tensor:
     if form.ssim == "published":
         return ssim(depth, teacher).mean()
-    return known_ssim(depth, teacher, counted, data_range=_range_of(centers))
+    return known_ssim(depth, teacher, counted)
 
 
 def _at_size_of(maps: Tensor, probabilities: Tensor) -> Tensor:
@@ -182,9 +180,3 @@ def _picked(maps: Tensor, like: Tensor) -> Tensor:
         for end, count in ((maps.shape[-2], h), (maps.shape[-1], w))
     )
     return maps[:, rows][:, :, columns]
-
-
-def _range_of(centers: Tensor) -> float:
-    """Width of all bins together [m]."""
-    first, second, last = centers.detach()[[0, 1, -1]].tolist()
-    return float(last - first + second - first)

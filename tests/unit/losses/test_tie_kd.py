@@ -90,8 +90,7 @@ def test_unknown_pixels_count_only_as_published() -> None:
     assert change(PUBLISHED) > 0.01
 
 
-@pytest.mark.slow
-def test_what_is_learned_has_the_teachers_depth_only_when_corrected() -> None:
+def test_bins_that_learned_the_target_have_the_teachers_depth_only_when_corrected() -> None:
     near = 0.6 + 0.02 * torch.arange(12.0).view(1, 12, 1).expand(1, 12, 12)
 
     def error(form: TieKd) -> float:
@@ -99,13 +98,13 @@ def test_what_is_learned_has_the_teachers_depth_only_when_corrected() -> None:
         logits = torch.zeros(1, 49, 12, 12, requires_grad=True)
         optimizer = torch.optim.Adam([logits], lr=0.1)
         for _ in range(300):
-            _, logits.grad = loss_of(logits.detach(), near, None, form)
+            _, logits.grad = loss_of(logits.detach(), near, None, replace(form, weight=1))
             optimizer.step()
         depth = (torch.softmax(logits.detach(), 1) * CENTERS.view(1, -1, 1, 1)).sum(1)
         return float((depth - near).abs().mean())
 
-    assert error(CORRECTED) < 0.015
-    assert error(PUBLISHED) > 0.04
+    assert error(CORRECTED) < 0.025
+    assert error(PUBLISHED) > 0.25
 
 
 @pytest.mark.parametrize("top_rows", ["padded", "masked"])
