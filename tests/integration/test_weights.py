@@ -239,7 +239,10 @@ def test_a_relative_teacher_s_store_says_so_and_is_learned_from_but_not_taken_fo
     }
     (project / "teachers/toy-relative.yaml").write_text(yaml.safe_dump(card))
     network = build_network(load_teacher_card("toy-relative", project))
-    torch.nn.init.ones_(list(network.parameters())[-1])  # a fresh one gives 0 nearly everywhere
+    for parameter in network.parameters():  # a fresh one gives 0, which no image can be aligned by
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    torch.nn.init.constant_(list(network.parameters())[-1], 500)
     torch.save(network.state_dict(), "toy.pt")
     short = {"height": 32, "width": 48, "batch_size": 2, "steps": 1}
     Path("params.yaml").write_text(yaml.safe_dump({"distill": {"mobilenetv2-small": short}}))
