@@ -11,13 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdpipe.losses.fused import with_gradient
-
-_CHUNK = 2**18
-"""Probabilities handled at once: a chunk and its temporaries stay in the processor's cache."""
-
-_CHUNK_ON_A_GPU = 2**24
-"""There a chunk must be worth its launches: 64 MiB for it, and for each of its temporaries."""
+from kdpipe.losses.fused import chunk_on, with_gradient
 
 _EPSILON = 1e-7
 
@@ -191,7 +185,7 @@ def _summed(
 ) -> tuple[Tensor, Tensor | None]:
     """The sum over chunks, and its gradient with respect to the probabilities."""
     b, n, h, w = probabilities.shape
-    chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
+    chunk = chunk_on(probabilities.device)
     most = max(n, *(teacher.count for _, teacher in mixture))
     lines = max(1, chunk // (most * w))
     scale = weight / weight.sum().clamp(min=1)

@@ -9,15 +9,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from kdpipe.losses.fused import with_gradient
+from kdpipe.losses.fused import chunk_on, with_gradient
 
 DpmMode: TypeAlias = Literal["published", "normalized"]
-
-_CHUNK = 2**18
-"""Probabilities handled at once: a chunk and its temporaries stay in the processor's cache."""
-
-_CHUNK_ON_A_GPU = 2**24
-"""There a chunk must be worth its launches: 64 MiB for it, and for each of its temporaries."""
 
 _EPSILON = 1e-7
 
@@ -122,7 +116,7 @@ def _summed(
     step = _even_step(centers) if mode == "normalized" else None
     count = n if step is None else min(n, 2 * math.ceil(_REACH * sigma / step + 0.5) + 1)
     windows = centers.unfold(0, count, 1)
-    chunk = _CHUNK if probabilities.device.type == "cpu" else _CHUNK_ON_A_GPU
+    chunk = chunk_on(probabilities.device)
     rows = max(1, chunk // (count * w))
     scale = weight / weight.sum().clamp(min=1)
     gradient = torch.zeros_like(probabilities) if wanted else None

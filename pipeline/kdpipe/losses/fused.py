@@ -11,6 +11,17 @@ from torch import Tensor
 Work: TypeAlias = Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]
 """Probabilities (B, N, H, W), whether a gradient is wanted -> a scalar, and its gradient, new."""
 
+_CHUNK = 2**18
+"""A chunk and its temporaries stay in the processor's cache."""
+
+_CHUNK_ON_A_GPU = 2**24
+"""There a chunk must be worth its launches: 64 MiB for it, and for each of its temporaries."""
+
+
+def chunk_on(device: torch.device) -> int:
+    """How many probabilities to handle at once."""
+    return _CHUNK if device.type == "cpu" else _CHUNK_ON_A_GPU
+
 
 def with_gradient(probabilities: Tensor, work: Work) -> Tensor:
     """The scalar that `work` gives of probabilities (B, N, H, W), as autograd knows it.

@@ -68,7 +68,7 @@ def silog(pred: Tensor, truth: Tensor, valid: Tensor, form: SilogForm = TOOLBOX)
     if form.variance:
         freedom = total  # less 1, of pixels that count alike, in an unbiased variance
         if form.is_unbiased:
-            freedom = (total - weights.square().sum() / total).clamp(min=1e-20)
+            freedom = (total - weights.square().sum() / total).clamp(min=1e-6 * total)
         squared = squared + (weights * (error - mean).square()).sum() / freedom
     root = form.factor * squared.clamp(min=1e-14).sqrt()
     return torch.where(counted.any(), root, 0)

@@ -13,8 +13,8 @@ _SIGMA = 1.5
 
 _C1, _C2 = 0.01**2, 0.03**2
 """TIE-KD's constants [m^2]: those of data whose range is 1, although depth is in metres. With a
-range of 10 m they would be a hundred times larger, more than the variance of most windows of a
-room: any two such windows would be alike, and a student would learn nothing from them."""
+range of 10 m they would be a hundred times larger, more than the variance of nearly any window of
+a room: any two would be nearly alike, and a student would learn little from them."""
 
 
 def ssim(first: Tensor, second: Tensor, *, window: int = 11) -> Tensor:

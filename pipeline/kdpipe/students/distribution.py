@@ -10,11 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK = 2**18
-"""Probabilities handled at once: a chunk and its temporaries stay in the processor's cache."""
-
-_CHUNK_ON_A_GPU = 2**24
-"""There a chunk must be worth its launches: 64 MiB for it, and for each of its temporaries."""
+from kdpipe.losses.fused import chunk_on
 
 
 def distribution(logits: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +50,7 @@ class _Distribution(torch.autograd.Function):
         p, depth, centers = ctx.saved_tensors
         gradient = torch.empty_like(p)
         _, height, width, n = p.shape
-        rows = max(1, (_CHUNK if p.device.type == "cpu" else _CHUNK_ON_A_GPU) // (width * n))
+        rows = max(1, chunk_on(p.device) // (width * n))
         for part in itertools.product(
             range(len(p)), (slice(top, top + rows) for top in range(0, height, rows))
         ):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdpipe.errors import CardError
-from kdpipe.losses import BINS_LOSSES, bins
+from kdpipe.losses import BINS_LOSSES, fused
 from kdpipe.losses.bins import Where, bins_loss, chamfer, project
 from kdpipe.students.base import BINS, StudentOutput
 
@@ -153,7 +153,7 @@ def test_a_mass_goes_to_its_two_neighbours_and_beyond_the_range_to_the_end() -> 
 def test_value_and_gradient_are_those_of_the_formula(
     own_centers: bool, cells: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bins, "_CHUNK", chunk)
+    monkeypatch.setattr(fused, "_CHUNK", chunk)
     generator = torch.Generator().manual_seed(2)
     logits = 3 * torch.randn(2, N, 5, 6, generator=generator)
     known = torch.rand(2, 5, 6, generator=generator) > 0.3
@@ -245,7 +245,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_beside_the_gradient_nothing_is_as_large_as_the_probabilities(
     own_centers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bins, "_CHUNK", 2**14)
+    monkeypatch.setattr(fused, "_CHUNK", 2**14)
     probabilities = torch.full((2, N, 80, 100), 1 / N, requires_grad=True)
     teacher = Cells(own_centers=own_centers, cells=(60, 75), dtype=torch.float32)
     whole = probabilities.nbytes

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdpipe.losses import dpm
+from kdpipe.losses import dpm, fused
 from kdpipe.losses.dpm import DpmMode, dpm_loss, dpm_target
 from kdpipe.students.base import BINS
 
@@ -72,7 +72,7 @@ def test_a_depth_far_from_all_bins_still_gives_probabilities(depth: float, mode:
 def test_value_and_gradient_are_those_of_the_plain_formula(
     mode: DpmMode, masked: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dpm, "_CHUNK", chunk)
+    monkeypatch.setattr(fused, "_CHUNK", chunk)
     known = torch.rand(2, 6, 7, generator=GENERATOR) > 0.3 if masked else None
     probabilities = torch.softmax(LOGITS, 1).requires_grad_()
     double = torch.softmax(LOGITS, 1).double().requires_grad_()
@@ -162,7 +162,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_tensor_of_that_size_is_enough(mode: DpmMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dpm, "_CHUNK", 1)
+    monkeypatch.setattr(fused, "_CHUNK", 1)
     probabilities = torch.softmax(LOGITS, 1).requires_grad_()
 
     with Largest(probabilities) as seen:

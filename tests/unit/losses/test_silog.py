@@ -60,6 +60,17 @@ def test_no_valid_pixel_costs_nothing_and_one_has_no_variance() -> None:
     assert 0 < single.item() < 1
 
 
+@pytest.mark.parametrize("weight", [0.3, 0.7, 1e-3])
+def test_one_pixel_of_any_weight_has_no_variance(weight: float) -> None:
+    depth = TRUTH * torch.linspace(1.1, 3, TRUTH.numel()).view_as(TRUTH)
+    whole, part = torch.zeros_like(TRUTH), torch.zeros_like(TRUTH)
+    for place in range(TRUTH.numel()):
+        whole.view(-1)[place], part.view(-1)[place] = 1, weight
+        torch.testing.assert_close(silog(depth, TRUTH, part), silog(depth, TRUTH, whole))
+        whole.zero_()
+        part.zero_()
+
+
 def test_half_precision_is_computed_in_single() -> None:
     depth = (TRUTH + 0.3).bfloat16()
 

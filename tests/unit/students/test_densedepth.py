@@ -12,6 +12,7 @@ import torch
 
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError
+from kdpipe.losses import fused
 from kdpipe.nets.mobilenet_v2 import MobileNetV2
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.students import build_network
@@ -96,7 +97,10 @@ def test_bins_are_probabilities_and_depth_is_their_mean() -> None:
 
 
 @pytest.mark.parametrize("weights", [(1, 0), (0, 1), (1, 1)], ids=["depth", "bins", "both"])
-def test_gradients_reach_the_logits_as_through_plain_arithmetic(weights: tuple[int, int]) -> None:
+def test_gradients_reach_the_logits_as_through_plain_arithmetic(
+    weights: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_CHUNK", 2 * 7 * 49)  # two of five rows, and one at the end
     torch.manual_seed(0)
     logits = (3 * torch.randn(2, 5, 7, 49)).requires_grad_()
     directions = torch.rand(2, 5, 7), torch.rand(2, 49, 5, 7)
