@@ -64,8 +64,9 @@ def train(wish: Wish, method: str, seed: int) -> Distilled:
 def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mapping[str, object]]:
     """Trains and judges each method with seeds 0 to K - 1; what is trained already stays.
 
-    Methods that learn from labels only leave teacher and further images out. A relative teacher is
-    not judged itself. A training that fails leaves the others alone: why is logged at once.
+    Methods that learn from labels only leave the teacher out, and further images but where the mix
+    reads their labels: what they learn from is then the same. A relative teacher is not judged
+    itself. A training that fails leaves the others alone: why is logged at once.
 
     Returns:
         A table for people, and its lines as values; `failed` says why a training is not in it.
@@ -80,7 +81,9 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     methods = list(dict.fromkeys(methods))
     began, runs, failed = time.monotonic(), list[str](), dict[str, TrainingError]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
-    labels_only = replace(wish, teachers=(), aux=(), mix=None, ratio=None)
+    labels_only = replace(wish, teachers=())
+    if wish.mix != "x+u-prime":
+        labels_only = replace(labels_only, aux=(), mix=None, ratio=None)
     judged = _judge_teachers(wish) if any(reads.values()) else []
     for seed in range(seeds):  # by seed: cut short, each method has as many
         for name in methods:

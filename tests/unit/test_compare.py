@@ -78,6 +78,20 @@ def test_every_method_is_trained_with_every_seed_and_stands_in_one_table(wish: W
     assert bytes_text(sum(shards)) in table
 
 
+def test_labels_that_a_mix_reads_are_the_baselines_too(
+    wish: Wish, make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    make_tiny_store(make_tiny("more", labelled=True, val=0, first=9))
+
+    _, values = compare(["none", "hu"], 1, replace(wish, aux=("more",), mix="x+u-prime"))
+
+    lines = {line["key"]: line for line in values["lines"]}  # type: ignore[attr-defined]
+    assert lines.keys() >= {"none+more@u-prime", "hu+more@u-prime"}
+    assert "none" not in lines
+    values_of = [lines[key]["mean"]["abs_rel"] for key in ("none+more@u-prime", "hu+more@u-prime")]
+    assert lines["hu+more@u-prime"]["gain"] == pytest.approx(1 - values_of[1] / values_of[0])
+
+
 def test_a_training_that_fails_leaves_the_others_alone(
     wish: Wish, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -167,12 +167,15 @@ class Board:
         )
 
     def baseline_of(self, arm: Arm) -> Arm | None:
-        """The same student, trained on the same labels only."""
-        for other in self.arms_of(arm.student):
-            same = other.trained_on == arm.trained_on and other.aux == "none"
-            if other.method == "none" and same:
-                return other
-        return None
+        """The same student, trained on the same labels only, or on those of `trained_on` alone."""
+        known = {
+            other.aux: other
+            for other in self.arms
+            if (other.student, other.method) == (arm.student, "none")
+            and other.trained_on == arm.trained_on
+        }
+        same = known.get(arm.aux)
+        return known.get("none") if same is None or same is arm else same
 
     def teacher_of(self, arm: Arm) -> Summary | None:
         """The arm's teacher, judged on the same images; of several, or their mean, the best by
