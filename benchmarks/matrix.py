@@ -2,11 +2,11 @@
 
     python benchmarks/matrix.py benchmarks/matrix/rooms.yaml -o benchmarks/results/matrix_rooms.json
 
-One file says all: data sets, teachers, student, steps, rates, arms. Every arm tries each rate with
-seed 0 and is judged on the validation split; its other seeds take the best one, and the test split
-judges them. Arms of many seeds come first, each seed of all of them before the next one, so that a
-cut leaves a table. The same command goes on: kdpipe itself knows what is finished, and takes an
-unfinished training up again.
+One file says all: data sets, teachers, student, steps, rates, arms. Every arm trains all its seeds
+with every rate; the rate with the best mean on the validation split is the arm's, and the test
+split judges that: one seed does not tell a good rate from a lucky one. Arms of many seeds come
+first, each seed of all of them before the next one, so that a cut leaves a table. The same command
+goes on: kdpipe itself knows what is finished, and takes an unfinished training up again.
 """
 
 from __future__ import annotations
@@ -99,14 +99,13 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training, and whether the test split may judge it."""
+    """One training."""
 
     folder: Path
     arm: str
     flags: str
     rate: float
     seed: int
-    judged: bool
 
 
 def kdpipe(folder: Path, *arguments: str) -> Found:
@@ -163,15 +162,13 @@ def prepare_teachers(pool: Executor, board: Board, project: Path, arms: Sequence
 def train(job: Job) -> Found:
     """Trains one student or goes on with it; judges it unless that was done since."""
     trained = kdpipe(job.folder, "distill", *words(job.flags), "--seed", str(job.seed))
-    found = {"validation": trained["abs_rel"], "seconds": round(trained["seconds"])}
-    if not job.judged:
-        return found
     done = job.folder / "artifacts/students" / trained["run"] / "metrics.json"
     kept = list((job.folder / "artifacts/evaluations" / trained["run"]).glob("*-test-*.json"))
     if kept and kept[0].stat().st_mtime > done.stat().st_mtime:
         summary = json.loads(kept[0].read_text(encoding="utf-8"))
     else:
         summary = kdpipe(job.folder, "evaluate", "--run", trained["run"], "--split", "test")
+    found = {"validation": trained["abs_rel"], "seconds": round(trained["seconds"])}
     return {**found, "test": summary["metrics"]}
 
 
@@ -214,44 +211,46 @@ def done(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Found | Non
 
 
 def run_arms(pool: Executor, board: Board, project: Path, folders: Mapping[float, Path]) -> None:
-    """Searches rates, then trains all seeds: of the arms with most seeds first."""
+    """Trains all: the arms with most seeds first."""
     matrix = board.matrix
     common = f"--data {next(iter(matrix.data))} --student {matrix.student}"
-
-    def job(arm: Arm, rate: float, seed: int, *, judged: bool) -> Job:
-        flags = f"{common} {arm.flags}"
-        return Job(folders[rate], arm.name, flags, rate, seed, judged)
-
     for count in sorted({arm.seeds for arm in matrix.arms}, reverse=True):
         arms = [arm for arm in matrix.arms if arm.seeds == count]
         prepare_teachers(pool, board, project, arms)
-        for task, found in done(
-            pool, [job(arm, rate, 0, judged=False) for rate in matrix.rates for arm in arms]
-        ):
-            value = found["validation"] if found else None
-            board.arms[task.arm]["search"][f"{task.rate:g}"] = value
-            board.save()
-        best = {arm.name: best_rate(board.arms[arm.name]["search"]) for arm in arms}
         for seed in range(count):
-            jobs = [job(a, best[a.name], seed, judged=True) for a in arms if best[a.name]]
-            for task, found in done(pool, jobs):
-                board.arms[task.arm]["rate"] = task.rate
+            jobs = [
+                Job(folders[rate], arm.name, f"{common} {arm.flags}", rate, seed)
+                for rate in matrix.rates
+                for arm in arms
+            ]
+            for job, found in done(pool, jobs):
+                board.arms[job.arm]["rates"][f"{job.rate:g}"][str(seed)] = found
+                board.save()
                 if found:
-                    board.arms[task.arm]["seeds"][str(seed)] = found
-                    board.save()
-                    print(f"{task.arm}, seed {seed}: {found['test']['abs_rel']:.4f}", flush=True)
+                    said = f"{job.arm}, seed {seed}, {job.rate:g}: {found['test']['abs_rel']:.4f}"
+                    print(said, flush=True)
 
 
-def best_rate(search: Mapping[str, float | None]) -> float:
-    """The rate whose student is nearest to the truth of the validation split; 0: none is."""
-    known = {float(rate): value for rate, value in search.items() if value is not None}
-    return min(known, key=lambda rate: known[rate], default=0.0)
+def chosen(arm: Found) -> tuple[str, Found]:
+    """The rate whose students are nearest to the truth of the validation split, and these by seed.
+
+    A rate at which a training failed is out; nan, and no student, where every rate is.
+    """
+    known = {rate: seeds for rate, seeds in arm["rates"].items() if seeds and all(seeds.values())}
+    most = max(map(len, known.values()), default=0)  # cut in the middle of a rate: the other's
+
+    def mean(rate: str) -> float:
+        return statistics.fmean(float(one["validation"]) for one in known[rate].values())
+
+    rate = min((rate for rate in known if len(known[rate]) == most), key=mean, default="nan")
+    return rate, known.get(rate, {})
 
 
 def pairs(arm: Found, base: Found) -> list[tuple[float, float]]:
     """AbsRel of an arm and of the baseline, for each seed that both have."""
-    both = [s for s in arm["seeds"] if s in base["seeds"]]
-    return [(arm["seeds"][s]["test"]["abs_rel"], base["seeds"][s]["test"]["abs_rel"]) for s in both]
+    (_, mine), (_, theirs) = chosen(arm), chosen(base)
+    both = [seed for seed in mine if seed in theirs]
+    return [(mine[s]["test"]["abs_rel"], theirs[s]["test"]["abs_rel"]) for s in both]
 
 
 def table(board: Board, against: str) -> str:
@@ -272,11 +271,12 @@ def table(board: Board, against: str) -> str:
 
 
 def _cells(arm: Found, base: Found, teacher: float) -> list[str]:
-    seeds = [one["test"] for one in arm["seeds"].values()]
+    rate, found = chosen(arm)
+    seeds = [one["test"] for one in found.values()]
     if not seeds:
         return ["not run", "", "", "", "", "", "0"]
     cells = [_spread([one[metric] for one in seeds]) for metric in METRICS]
-    end = [f"{arm['rate']:g}", str(len(seeds))]
+    end = [rate, str(len(seeds))]
     both = [] if arm is base else pairs(arm, base)
     if not both:
         return [*cells, "", "", *end]
@@ -313,7 +313,8 @@ def main() -> None:
     folders = {rate: workspace(project, matrix, rate, cards) for rate in matrix.rates}
     board = Board(matrix, asked.output.resolve() if asked.output else None)
     for arm in matrix.arms:
-        board.arms[arm.name] = {"arm": arm.name, "flags": arm.flags, "search": {}, "seeds": {}}
+        rates: Found = {f"{rate:g}": {} for rate in matrix.rates}
+        board.arms[arm.name] = {"arm": arm.name, "flags": arm.flags, "rates": rates}
     if asked.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
