@@ -168,6 +168,10 @@ class StudentCard:
     head: Literal["dpm", "regression"] = "dpm"
     """`dpm`: softmax over fixed uniform bins; `regression`: sigmoid times the largest depth."""
 
+    decoder_norm: bool = False
+    """Batch normalisation before each ReLU of the decoder. Published without; from random weights
+    such a decoder may lose most of its units, and with them the image, within a few dozen steps."""
+
     encoder_weights: str | None = None
     """A checkpoint for the encoder, relative to the working folder, or `imagenet` for timm's; None:
     random."""

@@ -51,25 +51,31 @@ class ResNet(ResNetPyramid):
 
 
 class _ConvReLU(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, act: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, *, act: bool = True, norm: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
+        self.bn = nn.BatchNorm2d(outputs) if norm else None
         self._act = act
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu" if act else "linear")
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x)
         return F.relu(x, inplace=True) if self._act else x
 
 
 class _UpBlock(nn.Module):
     """Resizes, joins the encoder's map where there is one, and convolves twice."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, norm: bool) -> None:
         super().__init__()
-        self.convA = _ConvReLU(inputs, outputs)
-        self.convB = _ConvReLU(outputs, outputs)
+        self.convA = _ConvReLU(inputs, outputs, norm=norm)
+        self.convB = _ConvReLU(outputs, outputs, norm=norm)
 
     def forward(self, x: Tensor, size: tuple[int, int], skip: Tensor | None = None) -> Tensor:
         x = _resized(x, size)
@@ -98,10 +104,10 @@ class _Head(nn.Module):
         self.conv_out = nn.Sequential(nn.Conv2d(last, bins.count, 1))
         self.conv_list = nn.ModuleList([_ConvReLU(deepest, channels[0], 1, act=False)])
         for above, skip, outputs in zip(channels, skips, channels[1:], strict=False):
-            self.conv_list.append(_UpBlock(above + skip, outputs))
+            self.conv_list.append(_UpBlock(above + skip, outputs, norm=card.decoder_norm))
         self.extra_blocks = encoder.extra_blocks - (card.output_stride - 1)
         for number in range(1, max(2, self.extra_blocks) + 1):
-            self.add_module(_extra_name(number), _UpBlock(last, last))
+            self.add_module(_extra_name(number), _UpBlock(last, last, norm=card.decoder_norm))
         self.is_regression = card.head == "regression"
         self._output_stride = card.output_stride
         self.near, self.far = bins.near, bins.far

@@ -71,6 +71,27 @@ def test_width_scales_the_decoder_and_encoder_width_the_encoder() -> None:
     assert thin.decode_head.conv_depth.weight.shape == (1, 16, 3, 3)
 
 
+def test_a_normalised_decoder_has_mmcvs_names_and_keeps_its_units_alive() -> None:
+    plain = build(replace(TINY, output_stride=2), BINS["nyu"]).decode_head.state_dict()
+    torch.manual_seed(0)
+    network = build(replace(TINY, output_stride=2, decoder_norm=True), BINS["nyu"])
+    names = network.decode_head.state_dict()
+
+    assert {key for key in plain if key not in names} == {
+        key for key in plain if key.startswith(("conv_list.", "upsample")) and key.endswith(".bias")
+    } - {"conv_list.0.conv.bias"}
+    assert "conv_list.1.convA.bn.running_var" in names
+
+    block = network.decode_head.get_submodule("upsample_custom.convB")
+    with torch.no_grad():  # what kills every unit of a decoder without normalisation
+        block.conv.weight.copy_(-block.conv.weight.abs())  # type: ignore[union-attr,operator]
+    alive = []
+    block.register_forward_hook(lambda _m, _i, y: alive.append((y > 0).float().mean((0, 2, 3))))
+    network(torch.rand(2, 3, 64, 96))
+
+    assert alive[0].min() > 0.1
+
+
 @pytest.mark.parametrize("encoder_stride", [8, 16])
 @pytest.mark.parametrize(("output_stride", "bins_size"), [(1, (45, 70)), (2, (23, 35))])
 def test_depth_has_the_inputs_size_whatever_it_is(
