@@ -12,6 +12,7 @@ Reference:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from kdpipe.errors import CardError
 from kdpipe.nets.encoders import Normalise, fill_in_order
 from kdpipe.nets.fusion import MultiScaleFusion, Refinement
+from kdpipe.nets.mobilenet_v2 import divisible
 from kdpipe.nets.torchvision_shim import make_torchvision_importable
 from kdpipe.students.base import StudentOutput, UniformBins
 
@@ -73,8 +75,9 @@ class HuStudent(nn.Module):
         self.normalise = Normalise("imagenet")
         encoder = MobileNet(card.encoder_width)
         self.E = encoder
-        self.MFF = MultiScaleFusion(encoder.channels, _WIDTH)
-        self.R = Refinement(_WIDTH * len(encoder.channels))
+        width = divisible(_WIDTH * card.width)
+        self.MFF = MultiScaleFusion(encoder.channels, width)
+        self.R = Refinement(width * len(encoder.channels))
 
     def forward(self, rgb: Tensor) -> StudentOutput:
         """Predicts from RGB (B, 3, H, W) in [0, 1].
@@ -98,14 +101,29 @@ class HuStudent(nn.Module):
         return False
 
 
+_FIXED: Mapping[str, object] = {
+    "encoder": "mobilenetv2",
+    "encoder_stride": None,
+    "output_stride": 1,
+    "decoder_norm": False,
+}
+"""What other students may choose, and this network has one way only."""
+
+
 def build(card: StudentCard, bins: UniformBins) -> HuStudent:
     """Builds a card's network with random weights.
 
     Raises:
-        CardError: the card asks for bins.
+        CardError: the card asks for bins, or for a choice that only the other family has.
     """
     if card.head != "regression":
         raise CardError(f"students/{card.name}: head is {card.head!r}, this family has regression")
+    others = [key for key, value in _FIXED.items() if getattr(card, key) != value]
+    if others:
+        raise CardError(
+            f"students/{card.name}: {', '.join(others)}: found in the card, but family hu has no "
+            "such choice: take them out, or set family to densedepth"
+        )
     return HuStudent(card)
 
 

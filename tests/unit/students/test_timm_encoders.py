@@ -85,6 +85,20 @@ def test_what_an_encoder_cannot_do_is_one_line(options: dict[str, object], messa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["encoder", "output_stride", "decoder_norm"])
+def test_a_card_of_hus_family_says_nothing_that_its_network_ignores(key: str) -> None:
+    other = replace(HU, **{key: {"encoder": "resnet18", "decoder_norm": True}.get(key, 2)})  # type: ignore[arg-type]
+
+    with pytest.raises(CardError, match=f"hu-mobilenetv2: {key}: found"):
+        build_network(other)
+
+
+def test_width_scales_hus_decoder_too() -> None:
+    half = build_network(replace(HU, width=0.5)).state_dict()
+
+    assert half["R.conv2.weight"].shape == (1, 32, 5, 5)  # published: 64
+
+
 def test_a_student_on_timms_encoder_survives_being_saved(tmp_path: Path) -> None:
     network = build_network(CARD)
 
