@@ -3,7 +3,8 @@
 Run in a project whose data set is indexed and taught. Steps of several methods alternate, each on
 samples that were not read before (no decoded image or map is kept yet): CPU seconds of loading, of
 the store's share in it, and of the step itself; medians, and ratios to the first method. Then a
-consumer that takes 20 ms a batch: how much of that time it is not left waiting.
+consumer that takes 20 ms a batch: how much of that time it is not left waiting, after some batches
+(`--warm`; many epochs of them: from memory).
 
     python benchmarks/training_step.py --student mobilenetv2-small --data nyu \
         --teacher adabins-lite0 --size 144 192 --batch 8 --rounds 15 -o small.json
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--warm", type=int, nargs="*", default=[5])
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
 
@@ -131,7 +133,9 @@ def main() -> None:
         "rounds": options.rounds,
         "threads": torch.get_num_threads(),
         "steps": steps(options),
-        "loader": [busy(options, workers) for workers in options.workers],
+        "loader": [
+            busy(options, workers, warm) for warm in options.warm for workers in options.workers
+        ],
     }
     text = json.dumps(result, indent=1)
     print(text)
@@ -170,13 +174,14 @@ def steps_of(taken: list[tuple[float, float, float]]) -> np.ndarray:
     return np.array(taken)[:, 2]
 
 
-def busy(options: argparse.Namespace, workers: int, count: int = 100) -> dict[str, float]:
+def busy(options: argparse.Namespace, workers: int, warm: int, count: int = 50) -> dict[str, float]:
     """A consumer of 20 ms a batch, fed by some loader processes after the first batches."""
     stream = Stream([dataset("tie-kd-corrected", options)], seed=0)
-    batches = stream.batches(options.batch, 0, count + 5, workers=workers)
-    for _ in range(5):
+    batches = stream.batches(options.batch, 0, warm + count, workers=workers)
+    cpu = _cpu_seconds()
+    for _ in range(warm):
         next(batches)
-    waited, cpu = 0.0, _cpu_seconds()
+    waited = 0.0
     for _ in range(count):
         began = time.perf_counter()
         next(batches)
@@ -185,8 +190,9 @@ def busy(options: argparse.Namespace, workers: int, count: int = 100) -> dict[st
     del batches  # the workers end, and their CPU time is known
     return {
         "workers": workers,
+        "after_batches": warm,
         "busy": round(count * CONSUMER / (count * CONSUMER + waited), 3),
-        "cpu_seconds_per_batch": round((_cpu_seconds() - cpu) / count, 4),
+        "cpu_seconds_per_batch": round((_cpu_seconds() - cpu) / (warm + count), 4),
     }
 
 
