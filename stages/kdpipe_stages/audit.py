@@ -47,14 +47,13 @@ def audit(
     from kdpipe.errors import StoreError
     from kdpipe.params import load_params
     from kdpipe.teaching.source import Source
-    from kdpipe_stages.names import teacher_for
+    from kdpipe_stages.names import teachers_for
 
     params = load_params()
     data = data or params.data[0]
     source = Source(fitted_on=fitted_on, checkpoint=checkpoint, manifests=manifests)
     again = library.Again(relive=relive, geometry=geometry, seed=seed, device=device, source=source)
-    named = (teacher or params.teachers[0]).split(",")
-    names = [teacher_for(one, data, manifests) for one in named]
+    names = teachers_for(teacher or params.teachers[0], data, manifests)
     done = library.run_each(names, data, again=again, workers=workers, manifests=manifests)
     lines = [_line(one.summary) + f": {one.path}" for one in done]
     found = [{**one.summary, "path": str(one.path)} for one in done]

@@ -76,7 +76,7 @@ def distill(
 ) -> None:
     """Train STUDENT on DATA by METHOD, from what TEACHER said once; goes on where it stopped."""
     from kdpipe.cards import load_method
-    from kdpipe_stages.names import params_for, teachers_for
+    from kdpipe_stages.names import listed, params_for, teachers_for
 
     params = params_for("distill", manifests)
     student, data = student or params.students[0], data or params.data[0]
@@ -84,12 +84,12 @@ def distill(
         raise typer.BadParameter("it stands for --method and --seed", param_hint="--compare")
     if compare is None and seeds is not None:
         raise typer.BadParameter("it goes with --compare; of one: --seed", param_hint="--seeds")
-    named_methods = None if compare is None else [one.strip() for one in compare.split(",")]
+    named_methods = None if compare is None else list(listed(compare))
     methods = named_methods or [method or params.methods[0]]
     if teacher is None and any(load_method(one, manifests).teacher for one in methods):
         teacher = params.teachers[0]
     named = () if teacher in (None, "none") else teachers_for(str(teacher), data, manifests)
-    more = tuple(aux.split(",")) if aux and aux != "none" else ()
+    more = listed(aux) if aux and aux != "none" else ()
     wish = Wish(
         student=student,
         data=data,

@@ -55,7 +55,7 @@ def evaluate(
     from kdpipe.params import load_params
     from kdpipe.store.layout import Run
     from kdpipe.training.mixes import mix_of
-    from kdpipe_stages.names import teachers_for
+    from kdpipe_stages.names import listed, teachers_for
 
     parts = {"--aux": aux, "--mix": mix, "--ratio": ratio, "--method": method, "--seed": seed}
     _refuse_unused(run, student, {"--teacher": teacher, **parts})
@@ -68,7 +68,7 @@ def evaluate(
             teacher = "+".join(teachers_for(str(teacher), data, manifests))
     if run is None and student is not None:
         load_student_card(student, manifests)
-        further = tuple(aux.split(",")) if aux and aux != "none" else ()
+        further = listed(aux) if aux and aux != "none" else ()
         method = method or (params.methods[0] if teacher else "none")
         run = Run(
             data=str(data),

@@ -9,6 +9,20 @@ if TYPE_CHECKING:
     from kdpipe.params import Params
 
 
+def listed(names: str) -> tuple[str, ...]:
+    """The names in A[,B], without blanks around them.
+
+    Raises:
+        KdpipeError: one of them is empty.
+    """
+    found = tuple(one.strip() for one in names.split(","))
+    if not all(found):
+        from kdpipe.errors import KdpipeError
+
+        raise KdpipeError(f"{names!r}: found an empty name, expected NAME[,NAME]: see the commas")
+    return found
+
+
 def teacher_for(name: str, data: str, manifests: Path | None = None) -> str:
     """The card that a teacher's name means for a data set: itself, or that of a family's name.
 
@@ -33,7 +47,7 @@ def teacher_for(name: str, data: str, manifests: Path | None = None) -> str:
 
 def teachers_for(names: str, data: str, manifests: Path | None = None) -> tuple[str, ...]:
     """The cards that T[,T2] means for a data set, see `teacher_for`."""
-    return tuple(teacher_for(one, data, manifests) for one in names.split(","))
+    return tuple(teacher_for(one, data, manifests) for one in listed(names))
 
 
 def params_for(section: Literal["fit", "distill"], manifests: Path | None = None) -> Params:

@@ -61,6 +61,16 @@ def test_an_option_without_effect_is_wrong_usage(
         ),
         (
             "",
+            ["distill", "--data", "rooms", "--aux", "pool,", "--method", "none"],
+            "'pool,': found an empty name, expected NAME[,NAME]: see the commas",
+        ),
+        (
+            "",
+            ["audit", "--data", "rooms", "--teacher", "adabins-small,,bts-small"],
+            "'adabins-small,,bts-small': found an empty name, expected NAME[,NAME]",
+        ),
+        (
+            "",
             ["store", "import", ".", "--format", "mm", "--teacher", "adabins-nyu", "--data", "nyy"],
             "manifests/data has nothing called 'nyy'. Known: ",
         ),
