@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdpipe.cards import MethodCard, StudentCard, load_method, load_student_card, load_teacher_card
 from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import StoreError, TrainingError
+from kdpipe.nets.device import find_device
 from kdpipe.nets.imagenet import encoder_identity
 from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import Store, layout, open_store
@@ -24,7 +25,6 @@ from kdpipe.training.loop import (
     Plan,
     finish,
     finished,
-    pick_device,
     seed_everything,
     train,
 )
@@ -218,7 +218,7 @@ def _plan_of(wish: _Wish, lesson: _Lesson, team: Team) -> Plan:
         outputs=(model_path(folder).name, CARD_FILE, METRICS),
         identity=_identity(lesson, settings, wish.seed),
         seed=wish.seed,
-        device=pick_device(wish.device),
+        device=find_device(wish.device),
         workers=wish.workers,
         max_minutes=wish.max_minutes,
         team=team,

@@ -33,7 +33,6 @@ from kdpipe.store.layout import (
 from kdpipe.store.stale import check_rows, check_weights
 from kdpipe.strict import build
 from kdpipe.students import load_student
-from kdpipe.training.loop import pick_device
 from kdpipe.training.outcome import is_finished, warn_if_unfinished
 from kdpipe.training.teachers import join
 
@@ -210,7 +209,7 @@ def _student(
     rows = rows_of(data or named.data, manifests)
     numbers = rows_with_truth(rows, split)
     warn_if_unfinished(student_dir(run))
-    student = load_student(student_dir(run), device=str(pick_device(device)))
+    student = load_student(student_dir(run), device=device)
     about = {
         "run": run,
         "kind": "student",

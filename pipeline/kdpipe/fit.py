@@ -16,6 +16,7 @@ import torch
 from kdpipe.cards import FitRecipe, TeacherCard, load_teacher_card
 from kdpipe.datasets.indexed import check_known, rows_of
 from kdpipe.errors import CheckpointError, DataError, TrainingError
+from kdpipe.nets.device import find_device
 from kdpipe.nets.encoders import load_encoder_weights
 from kdpipe.nets.imagenet import IMAGENET, encoder_identity, weights_file
 from kdpipe.params import Params, TrainParams, load_params
@@ -34,7 +35,6 @@ from kdpipe.training.loop import (
     Plan,
     finish,
     finished,
-    pick_device,
     seed_everything,
     train,
 )
@@ -136,7 +136,7 @@ def run(
         params=settings,
         outputs=(MODEL, "weights.json", METRICS),
         identity=_identity(card, card.fit, rows, settings),
-        device=pick_device(device),
+        device=find_device(device),
         workers=workers,
         max_minutes=max_minutes,
     )

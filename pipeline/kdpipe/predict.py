@@ -23,7 +23,6 @@ from kdpipe.params import load_params
 from kdpipe.store.disk import as_json, write_atomically
 from kdpipe.store.layout import find_student
 from kdpipe.students import load_student
-from kdpipe.training.loop import pick_device
 from kdpipe.training.outcome import warn_if_unfinished
 from kdpipe.training.pictures import colours
 
@@ -117,7 +116,7 @@ def run(
         raise DataError(f"{output} is a file, a folder is expected: choose another output")
     mirror = load_params().evaluate.mirror if mirror is None else mirror
     trained = find_student(run)
-    student = load_student(trained, device=str(pick_device(device)))
+    student = load_student(trained, device=device)
     warn_if_unfinished(trained)
     far = student.bins.far
     way = _Way(

@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 from kdpipe import distill
 from kdpipe.cards import DataCard, load_method, load_student_card
 from kdpipe.codecs import Companded, LogBinomial
-from kdpipe.errors import DataError, StaleStoreError, StoreError, TrainingError, UnknownNameError
+from kdpipe.errors import (
+    DataError,
+    DeviceError,
+    StaleStoreError,
+    StoreError,
+    TrainingError,
+    UnknownNameError,
+)
 from kdpipe.params import Params, TrainParams
 from kdpipe.rows import Rows, read_rows
 from kdpipe.store import Store, layout
@@ -329,7 +336,7 @@ def test_bad_input_is_one_line(make_tiny: MakeRows, make_tiny_store: MakeStore) 
         distill.run(STUDENT, "tiny", teacher=TEACHER, method="tie-kd", params=PARAMS)
     with pytest.raises(UnknownNameError, match="tie-kd-corrected"):
         distill.run(STUDENT, "tiny", method="tiekd", params=PARAMS)
-    with pytest.raises(TrainingError, match="take --device cpu"):
+    with pytest.raises(DeviceError, match=r"device 'cudaa' is not there.*use cpu"):
         distill.run(STUDENT, "tiny", params=PARAMS, device="cudaa")
     make_tiny("pool", labelled=False, first=90)
     with pytest.raises(TrainingError, match="no measured depth"):

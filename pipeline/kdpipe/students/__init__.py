@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError, UnknownNameError
 from kdpipe.nets.checkpoint import as_safetensors, load_state, read_state
+from kdpipe.nets.device import find_device
 from kdpipe.nets.imagenet import weights_file
 from kdpipe.strict import build
 from kdpipe.students.base import BINS, Student, StudentOutput, UniformBins, bins_of
@@ -80,7 +81,7 @@ def load_student(
         checkpoint: weights for the card, ours or the published ones; a run has its own.
         bins: `nyu` or `kitti`; None: as the run says, or as the checkpoint's head shows.
         head: another head than the card's.
-        device: where it runs.
+        device: where it runs; `auto`: CUDA where there is one.
 
     Returns:
         The student, in evaluation mode.
@@ -88,7 +89,9 @@ def load_student(
     Raises:
         UnknownNameError: no such card.
         CheckpointError: files are missing, unreadable or another network's.
+        DeviceError: the device is not there.
     """
+    place = find_device(device)
     folder = Path(path_or_name)
     if (folder / CARD_FILE).is_file():
         card, bins_name, size = _read_card(folder / CARD_FILE)
@@ -115,8 +118,8 @@ def load_student(
     kind = bins_of(bins or bins_name or usual or _bins_in(state, weights))
     network = cast("nn.Module", family.build(card, kind))
     load_state(network, state, str(weights), unused=getattr(network, "is_unused"))  # noqa: B009
-    network.eval().to(device)
-    return Student(card, network, kind, size, device)
+    network.eval().to(place)
+    return Student(card, network, kind, size, str(place))
 
 
 def model_path(run_dir: Path) -> Path:

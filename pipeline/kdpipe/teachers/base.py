@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdpipe.errors import DataError, DeviceError
+from kdpipe.errors import DataError
+from kdpipe.nets.device import find_device
 
 if TYPE_CHECKING:
     from kdpipe.cards import TeacherCard
@@ -220,20 +221,3 @@ def to_rgb(images: Images, device: torch.device | None = None) -> Tensor:
         f"images are {str(tensor.dtype).removeprefix('torch.')} {shape}, expected RGB as "
         "uint8 (B, H, W, 3) in 0..255 or float32 (B, 3, H, W) in [0, 1]"
     )
-
-
-def find_device(name: str) -> torch.device:
-    """A torch device that is there.
-
-    Raises:
-        DeviceError: torch does not know it, or this machine has none.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(
-            f"device {name!r} is not there (torch {torch.__version__} finds "
-            f"{torch.cuda.device_count()} CUDA devices): use cpu, or install torch for your GPU"
-        ) from error
-    return device

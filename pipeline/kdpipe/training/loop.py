@@ -198,24 +198,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
-def pick_device(name: str) -> torch.device:
-    """A torch device; `auto`: CUDA where there is one, else the CPU.
-
-    Raises:
-        TrainingError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(
-            f"device {name!r} found, one that torch can use here expected ({reason}): "
-            "take --device cpu"
-        ) from error
-
-
 class _Run:
     """The moving parts of one start."""
 

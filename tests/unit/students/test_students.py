@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kdpipe.cards import load_student_card
-from kdpipe.errors import CheckpointError, DataError, UnknownNameError
+from kdpipe.errors import CheckpointError, DataError, DeviceError, UnknownNameError
 from kdpipe.nets.checkpoint import as_safetensors
 from kdpipe.students import EXPORTS, Student, build_network, load_student, save_student
 from kdpipe.students.base import BINS, as_rgb, bins_of
@@ -155,6 +155,10 @@ class TestBadInput:
     def test_a_card_without_weights(self) -> None:
         with pytest.raises(CheckpointError, match="has no weights: pass checkpoint="):
             load_student("mobilenetv2-small")
+
+    def test_a_device_that_is_not_there(self) -> None:
+        with pytest.raises(DeviceError, match=r"device 'warp' is not there.*use cpu"):
+            load_student("mobilenetv2-small", "weights.pt", device="warp")
 
     def test_an_unknown_card(self) -> None:
         with pytest.raises(UnknownNameError, match="mobilenetv2-small"):

@@ -24,7 +24,6 @@ from kdpipe.training.loop import (
     Plan,
     Trained,
     finish,
-    pick_device,
     train,
 )
 from kdpipe.training.samples import DistillDataset, Sample, Stream
@@ -359,8 +358,3 @@ def test_metrics_say_how_it_ended(stream: Stream, plan: Plan) -> None:
     said = json.loads((plan.folder / "metrics.json").read_text())
     assert (said["steps"], said["finished"], said["abs_rel"]) == (8, True, 0.125)
     assert said["parameters"] == 5
-
-
-def test_a_device_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(TrainingError, match="take --device cpu"):
-        pick_device("warp")
