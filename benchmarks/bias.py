@@ -1,7 +1,8 @@
 """Where a teacher and its students are too near or too far, and how rough its maps are.
 
 Run in a project of `benchmarks/matrix.py`, in one of its `rate-…` folders: the mean of
-ln(prediction / truth) over the test images, of all pixels and of near ones; the variance of the
+ln(prediction / truth) over the test images, of all pixels and of near ones; how many units of a
+student's decoder give 0 at every pixel of every image; the variance of the
 teacher's depth in windows of 11 pixels, which SSIM's constants stand beside; and how far the mean
 of TIE-KD's published target is from the depth that it is made of.
 
@@ -11,7 +12,7 @@ of TIE-KD's published target is from the depth that it is made of.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +59,35 @@ def main() -> None:
     say(asked.teacher, (store.depth(number) for number in numbers))
     for folder in sorted(Path("artifacts/students").glob("[!.]*")):
         student = load_student(folder)
+        alive = watch(student.network)
         say(
             folder.name,
             (np.asarray(student.predict(read_image(rows, n)[None]))[0] for n in numbers),
         )
+        units = torch.cat(list(alive.values())) if alive else torch.ones(0, dtype=torch.bool)
+        print(f"  dead: {int((~units).sum())} of {len(units)} units of the decoder", flush=True)
     say_windows([store.depth(n) for n in rows_with_truth(rows, "train")[:80]], tuple(asked.size))
     depths = torch.tensor([1.0, 3.0])
     target = dpm_target(depths.view(1, 1, -1), BINS["nyu"].centers(), sigma=0.5)
     means = (target * BINS["nyu"].centers().view(1, -1, 1, 1)).sum(1)[0, 0]
     print("published target, mean less depth at 1 m and 3 m:", (means - depths).tolist())
+
+
+def watch(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Which units (C,) of each convolution of the decoder were above 0, as images go by."""
+    alive: dict[str, torch.Tensor] = {}
+
+    def hook(name: str) -> Callable[[object, object, torch.Tensor], None]:
+        def see(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            now = (output > 0).flatten(2).any(dim=2).any(dim=0)
+            alive[name] = alive.get(name, now) | now
+
+        return see
+
+    for name, module in network.named_modules():
+        if name.endswith(("convA", "convB")):
+            module.register_forward_hook(hook(name))
+    return alive
 
 
 def say_windows(maps: list[np.ndarray], size: tuple[int, int]) -> None:
