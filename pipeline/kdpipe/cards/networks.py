@@ -170,7 +170,7 @@ class StudentCard:
 
     decoder_norm: bool = False
     """Batch normalisation before each ReLU of the decoder. Published without; from random weights
-    such a decoder may lose most of its units, and with them the image, within a few dozen steps."""
+    up to two fifths of such a decoder's units were found dead (benchmarks/results/matrix.md)."""
 
     encoder_weights: str | None = None
     """A checkpoint for the encoder, relative to the working folder, or `imagenet` for timm's; None:
