@@ -32,7 +32,7 @@ from kdpipe.store.layout import (
 )
 from kdpipe.store.stale import check_rows, check_weights
 from kdpipe.strict import build
-from kdpipe.students import load_student
+from kdpipe.students import load_student, weights_digest
 from kdpipe.training.outcome import is_finished, warn_if_unfinished
 from kdpipe.training.teachers import join
 
@@ -91,6 +91,9 @@ class Summary:
 
     finished: bool | None = None
     """Whether the student's training took its last step; None: nothing says it."""
+
+    weights_sha256: str | None = None
+    """Of the student's model.safetensors; None: of a teacher, or judged by an older version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +225,7 @@ def _student(
         "parameters": _count(student),
         "mirror": mirror,
         "finished": is_finished(student_dir(run)),
+        "weights_sha256": weights_digest(student_dir(run)),
     }
     predicted = _predict(student, rows, numbers, batch_size, mirror=mirror)
     return _Subject(about=about, rows=rows, predicted=predicted)

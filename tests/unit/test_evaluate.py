@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from typing import Any
@@ -62,6 +63,8 @@ def test_mirrored_images_and_a_training_cut_short_are_told_apart(
     assert mirrored.path == evaluation_path(RUN, "toy", "test", "none", mirror=True) != plain.path
     assert mirrored.summary.metrics != plain.summary.metrics
     assert (plain.summary.finished, mirrored.summary.finished) == (None, False)
+    weights = (folder / "model.safetensors").read_bytes()
+    assert mirrored.summary.weights_sha256 == hashlib.sha256(weights).hexdigest()
     (said,) = [one for one in caplog.messages if "in part" in one]
     assert said == f"{folder} was trained in part: run the same `kdpipe distill` to go on"
 

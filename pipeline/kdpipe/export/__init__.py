@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import platform
@@ -18,7 +17,7 @@ from kdpipe.datasets.indexed import rows_of
 from kdpipe.errors import DataError, ExportError
 from kdpipe.store.disk import as_json, write_atomically
 from kdpipe.store.layout import find_student, parse_run
-from kdpipe.students import EXPORTS, load_student, model_path
+from kdpipe.students import EXPORTS, load_student, weights_digest
 from kdpipe.training.outcome import warn_if_unfinished
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def _facts(folder: Path, student: Student) -> dict[str, str]:
         "made_by": f"kdpipe {__version__}",
         "run": folder.resolve().name,
         "student": student.card.name,
-        "weights_sha256": hashlib.sha256(model_path(folder).read_bytes()).hexdigest(),
+        "weights_sha256": str(weights_digest(folder)),
         "input": "rgb: float32 (batch, 3, height, width), RGB in [0, 1]; it is normalised inside",
         "output": "depth: float32 (batch, height, width), at the input's size",
         "unit": "metre",

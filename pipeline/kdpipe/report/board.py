@@ -9,6 +9,7 @@ page shows it as n/a.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from kdpipe.metrics.table import read_summary
 from kdpipe.report.costs import number_of, read_store_bytes
 from kdpipe.store.layout import evaluation_path, student_dir
 from kdpipe.strict import build
+from kdpipe.students import model_path, weights_digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,19 +221,22 @@ class Board:
 
 
 def read_boards(runs: Collection[str] | None = None) -> list[Board]:
-    """Reads all evaluations.
+    """Reads all evaluations, but for those of students that were trained again since.
 
     Args:
         runs: those of these students and teachers only; None: of all.
 
     Raises:
-        DataError: there is none, or one is torn.
+        DataError: there is none left, or one is torn.
     """
     folder = evaluation_path("any", "any", "any", "any").parents[1]
     paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise DataError(f"{folder} holds no evaluation: run `kdpipe evaluate` first")
     summaries = [one for one in map(_read, paths) if runs is None or one.run in runs]
+    summaries = [one for one in summaries if not _is_of_another(one)]
+    if not summaries:
+        raise DataError(f"{folder} holds no evaluation of what is there now: run it again")
     places = sorted({(one.data, one.split, one.protocol) for one in summaries})
     return [
         board
@@ -271,6 +278,20 @@ def _read(path: Path) -> Summary:
     if not set(METRICS) <= set(summary.metrics):
         raise DataError(f"{path} lacks some of {', '.join(METRICS)}: run `kdpipe evaluate` again")
     return summary
+
+
+def _is_of_another(one: Summary) -> bool:
+    """Whether a student was trained again after it was judged; where its network is gone, not."""
+    now = None if one.weights_sha256 is None else weights_digest(student_dir(one.run))
+    if now in (None, one.weights_sha256):
+        return False
+    where = place_of(one.data, one.split, one.protocol, mirror=bool(one.mirror))
+    log.warning(
+        "%s was trained again after %s judged it, which is left out: run `kdpipe evaluate --run "
+        "%s` again",
+        *(one.run, where, one.run),
+    )
+    return True
 
 
 def _place(one: Summary) -> tuple[str, str, str]:
@@ -325,7 +346,7 @@ def _arm(runs: Sequence[Summary]) -> Arm:
         trained_on=first.trained_on or "unknown",
         runs=ordered,
         trained=tuple(read_trained(run.run) for run in ordered),
-        student_bytes=_size_of(student_dir(first.run) / "model.safetensors"),
+        student_bytes=_size_of(model_path(student_dir(first.run))),
         store_bytes=read_store_bytes(first.run),
     )
 

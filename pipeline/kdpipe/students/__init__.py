@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from kdpipe.cards import StudentCard, load_student_card
 from kdpipe.errors import CardError, CheckpointError, UnknownNameError
-from kdpipe.nets.checkpoint import as_safetensors, load_state, read_state
+from kdpipe.nets.checkpoint import as_safetensors, load_state, read_state, sha256_of_file
 from kdpipe.nets.device import find_device
 from kdpipe.nets.imagenet import weights_file
 from kdpipe.strict import build
@@ -31,6 +31,7 @@ __all__ = [
     "load_student",
     "model_path",
     "save_student",
+    "weights_digest",
 ]
 
 MODEL_FILE = "model.safetensors"
@@ -126,6 +127,12 @@ def model_path(run_dir: Path) -> Path:
     """A run's weights; those of older versions where there are no others."""
     path, old = run_dir / MODEL_FILE, run_dir / _OLD_MODEL_FILE
     return old if old.is_file() and not path.exists() else path
+
+
+def weights_digest(run_dir: Path) -> str | None:
+    """SHA-256 of a run's weights; None: there are none."""
+    path = model_path(run_dir)
+    return sha256_of_file(path) if path.is_file() else None
 
 
 def save_student(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -86,6 +87,25 @@ def _add_arm(arm: str, values: Sequence[float], steps: int = 600, **more: object
         folder = student_dir(run.name)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps({"steps": steps, "seconds": 61.5}))
+
+
+def test_a_student_that_was_trained_again_is_left_out_until_it_is_judged_again(
+    toy: ToyProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    was = hashlib.sha256(b"judged").hexdigest()
+    _add_arm("none", [0.2, 0.2, 0.2], weights_sha256=was)
+    _add_arm("plain", [0.1])  # judged by an older version: nobody can tell
+    runs = [replace(ARMS["none"], seed=seed).name for seed in range(3)]
+    for run, content in zip(runs, (b"judged", b"trained again"), strict=False):  # the third is gone
+        (student_dir(run) / "model.safetensors").write_bytes(content)
+
+    (board,) = read_boards()
+
+    assert [one.seed for one in board.arms_of(STUDENT)[0].runs] == [0, 2]
+    assert len(board.arms_of(STUDENT)) == 2
+    assert f"run `kdpipe evaluate --run {runs[1]}` again" in caplog.text
+    with pytest.raises(DataError, match="no evaluation of what is there now"):
+        read_boards([runs[1]])
 
 
 def test_gain_and_gap_follow_from_the_means_over_seeds(toy: ToyProject) -> None:
