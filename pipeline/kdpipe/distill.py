@@ -28,7 +28,14 @@ from kdpipe.training.loop import (
     seed_everything,
     train,
 )
-from kdpipe.training.methods import check_bins, check_inputs, check_range, loss_of, reads_bins
+from kdpipe.training.methods import (
+    check_bins,
+    check_inputs,
+    check_losses,
+    check_range,
+    loss_of,
+    reads_bins,
+)
 from kdpipe.training.mixes import Mix, mix_of, say_unread
 from kdpipe.training.outcome import METRICS
 from kdpipe.training.samples import DistillDataset, Sample, Stream, rows_digest
@@ -166,6 +173,8 @@ def run(
 def _distill(wish: _Wish, team: Team, trainers: int = 1) -> Distilled:
     lesson = _lesson_of(wish)
     plan = _plan_of(wish, lesson, team)
+    if not 0 <= wish.seed < 2**63:
+        raise TrainingError(f"seed {wish.seed} found, expected 0 to 2^63 - 1")
     done = finished(plan)
     if done is not None:
         return _distilled(plan, done)
@@ -188,6 +197,7 @@ def _lesson_of(wish: _Wish) -> _Lesson:
     mix = mix_of(wish.mix, wish.ratio, wish.aux, method)
     say_unread(mix, method)
     rows = [rows_of(name, wish.manifests) for name in (wish.data, *wish.aux)]
+    check_losses(method, rows[0].card)
     asked = rows if mix.reads_labelled or method.weigh_teachers == "inverse-variance" else rows[1:]
     stores = [[_open(one.name, name, wish.manifests) for name in wish.teachers] for one in asked]
     stores = [[]] * (len(rows) - len(asked)) + stores
@@ -332,7 +342,7 @@ def _parts(lesson: _Lesson, wish: _Wish, settings: TrainParams) -> list[DistillD
             raise TrainingError(
                 f"{one.name} has no measured depth in its train split and method {method.name} "
                 "learns from it: choose a method that learns from a teacher only"
-                + (", or --mix x+u" if place else "")
+                + (", or --mix x+u" if place and method.teacher else "")
             )
         parts.append(part)
     return parts

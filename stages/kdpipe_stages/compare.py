@@ -76,10 +76,10 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
     """
     from kdpipe import evaluate
     from kdpipe.cards import load_method
-    from kdpipe.errors import TrainingError
+    from kdpipe.errors import CardError, TrainingError
 
     methods = list(dict.fromkeys(methods))
-    began, runs, failed = time.monotonic(), list[str](), dict[str, TrainingError]()
+    began, runs, failed = time.monotonic(), list[str](), dict[str, CardError | TrainingError]()
     reads = {name: load_method(name, wish.manifests).teacher for name in methods}
     labels_only = replace(wish, teachers=())
     if wish.mix != "x+u-prime":
@@ -92,7 +92,7 @@ def compare(methods: Sequence[str], seeds: int, wish: Wish) -> tuple[str, Mappin
             one = replace(wish if reads[name] else labels_only, max_minutes=left)
             try:
                 done = train(one, name, seed)
-            except TrainingError as error:
+            except (CardError, TrainingError) as error:
                 logger.error("%s with seed %d has failed: %s", name, seed, error)
                 failed[f"{name} s{seed}"] = error
                 continue

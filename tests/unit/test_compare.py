@@ -109,6 +109,9 @@ def test_a_training_that_fails_leaves_the_others_alone(
     assert "diverges with seed 0 has failed" in caplog.text
     with pytest.raises(TrainingError, match="the loss is"):
         compare(["diverges"], 1, replace(wish, manifests=Path("cards")))
+    card.write_text("{name: diverges, teacher: true, distillation: {mse: 1.0}, options: {a: 1}}")
+    _, values = compare(["diverges", "none"], 1, replace(wish, manifests=Path("cards")))
+    assert "options found (a)" in values["failed"]["diverges s0"]  # type: ignore[index]
 
 
 def test_what_is_trained_stays_and_other_seeds_stay_out(wish: Wish) -> None:

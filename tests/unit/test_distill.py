@@ -14,6 +14,7 @@ from kdpipe import distill
 from kdpipe.cards import DataCard, load_method, load_student_card
 from kdpipe.codecs import Companded, LogBinomial
 from kdpipe.errors import (
+    CardError,
     DataError,
     DeviceError,
     StaleStoreError,
@@ -118,12 +119,17 @@ def test_the_four_mixes_learn_from_what_they_say(
     assert (said["labelled_images"], said["aux_images"]) == seen
 
 
-def test_truth_that_a_mix_asks_for_and_is_not_there_is_one_line(make_tiny: MakeRows) -> None:
-    make_tiny()
-    make_tiny("pool", labelled=False, first=50)
+def test_truth_that_a_mix_asks_for_and_is_not_there_is_one_line(
+    make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    make_tiny_store(make_tiny())
+    make_tiny_store(make_tiny("pool", labelled=False, first=50))
+    how = {"aux": ["pool"], "mix": "x+u-prime", "params": PARAMS, "device": "cpu"}
 
     with pytest.raises(TrainingError, match=r"pool has no measured depth .*or --mix x\+u"):
-        distill.run(STUDENT, "tiny", aux=["pool"], mix="x+u-prime", params=PARAMS, device="cpu")
+        distill.run(STUDENT, "tiny", teacher=TEACHER, method="hu", **how)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"pool has no measured depth .*from a teacher only$"):
+        distill.run(STUDENT, "tiny", **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -171,8 +177,9 @@ def test_bins_that_are_not_there_are_one_line_before_training(
         distill.run(STUDENT, "tiny", **{**how, "teacher": (TEACHER, "bts-small")})  # type: ignore[arg-type]
 
     card = load_student_card(STUDENT)
-    with pytest.raises(TrainingError, match=r"has a regression head: expected `head: dpm`"):
-        check_bins(load_method("bins"), replace(card, head="regression"), [])
+    for method in ("bins", "tie-kd"):
+        with pytest.raises(TrainingError, match=r"has a regression head: expected `head: dpm`"):
+            check_bins(load_method(method), replace(card, head="regression"), [])
 
 
 def test_the_baseline_needs_no_store(make_tiny: MakeRows) -> None:
@@ -254,6 +261,83 @@ def test_what_is_left_of_other_parameters_is_not_gone_on_from(
 
     assert done.steps == 6
     assert "has another params: starting anew" in caplog.text
+
+
+def test_a_training_that_fails_at_once_leaves_the_student_before_it(make_tiny: MakeRows) -> None:
+    make_tiny()
+    done = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    before = files_of(done.path)
+    wild = replace(SHORT, learning_rate=1e30)
+
+    with pytest.raises(TrainingError, match=r"at step 1, .*no checkpoint was due before"):
+        distill.run(STUDENT, "tiny", params=Params(distill={STUDENT: wild}), device="cpu")
+
+    assert files_of(done.path) == before
+    with pytest.raises(TrainingError, match="no checkpoint was due before"):
+        distill.run(STUDENT, "tiny", seed=1, params=Params(distill={STUDENT: wild}), device="cpu")
+    assert not layout.student_dir(done.run.replace("_s0", "_s1")).exists()
+
+
+def test_what_another_training_left_goes_with_the_first_checkpoint(make_tiny: MakeRows) -> None:
+    make_tiny()
+    done = distill.run(STUDENT, "tiny", params=PARAMS, device="cpu")
+    later = replace(SHORT, steps=6, validate_every=2, learning_rate=1e-4)
+    short_of_time = Params(distill={STUDENT: later})
+
+    part = distill.run(STUDENT, "tiny", params=short_of_time, device="cpu", max_minutes=1e-9)
+
+    assert not part.finished
+    left = sorted(path.name for path in (done.path / "checkpoints").iterdir())
+    assert left == ["step-1.json", "step-1.safetensors"]
+    assert json.loads((done.path / "metrics.json").read_text())["finished"] is False
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("teacher: false, truth: {chamfer: 1.0}", "found chamfer under truth, .* teachers have"),
+        (
+            "teacher: true, distillation: {si: 1.0}, options: {sigma: 0.3}",
+            r"options found \(sigma\), which only tie-kd reads",
+        ),
+        ("teacher: true, distillation: {tie-kd: 1.0}, options: {sigmas: 0.3}", "sigmas"),
+    ],
+)
+def test_a_method_that_no_student_can_learn_by_is_refused_before_training(
+    card: str, said: str, make_tiny: MakeRows, make_tiny_store: MakeStore
+) -> None:
+    make_tiny_store(make_tiny())
+    path = Path("cards/methods/mine.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{{name: mine, {card}}}")
+    teacher = TEACHER if "teacher: true" in card else None
+
+    with pytest.raises(CardError, match=said):
+        distill.run(
+            STUDENT,
+            "tiny",
+            teacher=teacher,
+            method="mine",
+            manifests=Path("cards"),
+            params=PARAMS,
+            device="cpu",
+        )
+
+    assert not layout.student_dir("any").parent.exists()
+
+
+def test_one_value_a_channel_and_a_seed_too_large_are_one_line(make_tiny: MakeRows) -> None:
+    make_tiny()
+    lone = Params(distill={"mobilenetv3-small": replace(SHORT, height=32, width=32, batch_size=1)})
+
+    with pytest.raises(TrainingError, match="batch normalisation has one value a channel"):
+        distill.run("mobilenetv3-small", "tiny", params=lone, device="cpu")
+    with pytest.raises(TrainingError, match="seed 18446744073709551616 found"):
+        distill.run(STUDENT, "tiny", seed=2**64, params=PARAMS, device="cpu")
 
 
 def test_time_that_is_up_leaves_a_student_and_the_same_call_goes_on(make_tiny: MakeRows) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from dvclive.live import Live
+
     from kdpipe.training.checkpoint import Point
 
 FOLDER = "dvclive"
@@ -31,6 +34,13 @@ class Curves:
     """
 
     def __init__(self, folder: Path, points: Sequence[Point]) -> None:
+        self._folder = folder / FOLDER
+        for point in points:
+            self.add(point)
+
+    @cached_property
+    def _live(self) -> Live:
+        """Made with the first point: it removes the curves of the training before."""
         from dvclive.live import Live  # half a second, and only here
 
         class FilesOnly(Live):
@@ -42,17 +52,16 @@ class Curves:
             def _init_dvc(self) -> None:
                 pass
 
-        self._live = FilesOnly(
-            str(folder / FOLDER), resume=False, report=None, save_dvc_exp=False, dvcyaml=None
+        return FilesOnly(
+            str(self._folder), resume=False, report=None, save_dvc_exp=False, dvcyaml=None
         )
-        for point in points:
-            self.add(point)
 
     def __enter__(self) -> Curves:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._live.end()  # type: ignore[no-untyped-call]
+        if "_live" in vars(self):
+            self._live.end()  # type: ignore[no-untyped-call]
 
     def add(self, point: Point) -> None:
         """Writes one more point."""

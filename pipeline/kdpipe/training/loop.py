@@ -115,7 +115,8 @@ def _train(
     step = Step(
         network, plan.recipe, plan.params, seed=plan.seed, device=plan.device, team=plan.team
     )
-    progress = _go_on(step, plan)
+    found = _go_on(step, plan)
+    progress = found or Progress()
     plan.team.agree(network, progress.step, plan.device)
     first = progress.step
     with contextlib.ExitStack() as stack:
@@ -123,7 +124,8 @@ def _train(
         curves = stack.enter_context(Curves(plan.folder, progress.points)) if leads else None
         bar = stack.enter_context(Bar(plan.title, plan.params.steps, first))
         interrupt = stack.enter_context(interruptible())
-        _Run(step, progress, plan, bar, curves).go(stream, loss, validate, interrupt)
+        run = _Run(step, progress, plan, bar, curves, is_new=found is None)
+        run.go(stream, loss, validate, interrupt)
     if step.judged is not network:
         network.load_state_dict(step.judged.state_dict())
     network.eval()
@@ -142,15 +144,11 @@ def _place(network: nn.Module, plan: Plan) -> None:
         share_statistics(network, plan.device)
 
 
-def _go_on(step: Step, plan: Plan) -> Progress:
-    """Where the last checkpoint left off; without one, what another training left is removed."""
+def _go_on(step: Step, plan: Plan) -> Progress | None:
+    """Where the last checkpoint of this training left off; None: there is none."""
     found = checkpoint.load_last(plan.folder, plan.identity)
     if found is None:
-        if plan.team.leads:
-            checkpoint.clear(plan.folder)
-            for name in plan.outputs:
-                (plan.folder / name).unlink(missing_ok=True)
-        return Progress()
+        return None
     progress, state = found
     step.load_state(state)
     logger.info("%s: going on from step %d", plan.title, progress.step)
@@ -202,13 +200,21 @@ class _Run:
     """The moving parts of one start."""
 
     def __init__(
-        self, step: Step, progress: Progress, plan: Plan, bar: Bar, curves: Curves | None
+        self,
+        step: Step,
+        progress: Progress,
+        plan: Plan,
+        bar: Bar,
+        curves: Curves | None,
+        *,
+        is_new: bool,
     ) -> None:
         self.step = step
         self.progress = progress
         self.plan = plan
         self.bar = bar
         self.curves = curves
+        self.is_new = is_new  # nothing of this training is kept yet
         self.started = time.monotonic()
         self.before = progress.seconds
 
@@ -257,8 +263,8 @@ class _Run:
         shown = ", ".join(ids[:_NAMED]) + f" and {size - _NAMED} more" * (size > _NAMED)
         return TrainingError(
             f"{self.plan.title}: {found} at step {step}, expected a number; the batch was {shown}: "
-            "lower learning_rate in params.yaml, or look at these images with `kdpipe audit`; the "
-            "last checkpoint is kept"
+            "lower learning_rate in params.yaml, or look at these images with `kdpipe audit`; "
+            + ("no checkpoint was due before" if self.is_new else "the last checkpoint is kept")
         )
 
     def _validate(self, validate: Validate) -> None:
@@ -274,18 +280,29 @@ class _Run:
         point = Point(step=progress.step, loss=mean, learning_rate=rate, validation=dict(metrics))
         progress.points.append(point)
         progress.seconds = self.before + time.monotonic() - self.started
+        self._replace_another()
         checkpoint.save_best(self.plan.folder, judged.state_dict(), progress.points)
         self.curves.add(point)
         self.bar.validated(metrics)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logger.info("%s: step %d: loss %.4f, %s", self.plan.title, point.step, mean, shown)
+        shown = "".join(f", {name} {value:.4f}" for name, value in metrics.items())
+        logger.info("%s: step %d: loss %.4f%s", self.plan.title, point.step, mean, shown)
 
     def _save(self, stream: Stream) -> None:
         self._check_gradients(stream)
         self.progress.seconds = self.before + time.monotonic() - self.started
         if self.plan.team.leads:
             state = self.step.state()
+            self._replace_another()
             checkpoint.save(self.plan.folder, self.plan.identity, self.progress, state)
+        self.is_new = False
+
+    def _replace_another(self) -> None:
+        """Removes what another training left, not before this one has something to keep."""
+        if self.is_new:
+            checkpoint.clear(self.plan.folder)
+            for name in self.plan.outputs:
+                (self.plan.folder / name).unlink(missing_ok=True)
+            self.is_new = False
 
     def _time_is_up(self) -> bool:
         minutes = self.plan.max_minutes

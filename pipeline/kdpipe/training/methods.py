@@ -11,6 +11,7 @@ from torch import Tensor
 from kdpipe.cards import MethodCard
 from kdpipe.errors import CardError, TrainingError, UnknownNameError
 from kdpipe.losses import BINS_LOSSES, DISTILLATION_LOSSES, TRUTH_LOSSES, WEIGHTED, Prediction
+from kdpipe.losses.tie_kd import form_of
 from kdpipe.students.base import BINS, bins_of
 from kdpipe.training.bins import teacher_bins
 from kdpipe.training.samples import Sample
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from kdpipe.store import Store
 
 BatchLoss: TypeAlias = Callable[[Prediction, Sample], Tensor]
+
+_OF_TEACHERS = ("chamfer", "domain")
+"""Losses against truth that move a teacher's own bins, or teach its router: no student has them."""
+
+_OF_STUDENT_BINS = (*BINS_LOSSES, "tie-kd")
 
 
 def truth_loss(
@@ -153,6 +159,34 @@ def check_inputs(method: MethodCard, teachers: Sequence[str]) -> None:
         )
 
 
+def check_losses(method: MethodCard, data: DataCard) -> None:
+    """Refuses losses that no student can learn by, before anything is read or replaced.
+
+    Args:
+        method: its names, weights and options.
+        data: the labelled data set, whose domain gives the student's bins.
+
+    Raises:
+        UnknownNameError: losses/ has none of a name.
+        CardError: no loss, a teacher's own, or options that none of them reads.
+    """
+    _check(method)
+    for name in method.truth:
+        if name in _OF_TEACHERS:
+            fit = ", ".join(one for one in TRUTH_LOSSES if one not in _OF_TEACHERS)
+            raise CardError(
+                f"methods/{method.name}: found {name} under truth, which trains parts that only "
+                f"teachers have, expected some of {fit}"
+            )
+    if "tie-kd" in method.distillation:
+        form_of(method.options, bins_of(data.domain).count)
+    elif method.options:
+        raise CardError(
+            f"methods/{method.name}: options found ({', '.join(method.options)}), which only "
+            "tie-kd reads and this card does not list: remove them, or add tie-kd"
+        )
+
+
 def reads_bins(method: MethodCard) -> bool:
     """Whether a method learns from the teacher's stored distribution."""
     return any(name in BINS_LOSSES for name in method.distillation)
@@ -192,13 +226,14 @@ def check_bins(method: MethodCard, student: StudentCard, stores: Sequence[Store]
     Raises:
         TrainingError: the student has no bins, or a store keeps none.
     """
-    if not reads_bins(method) and method.confidence != "entropy":
-        return
-    if reads_bins(method) and student.head == "regression":
+    learned = any(name in _OF_STUDENT_BINS for name in method.distillation)
+    if learned and student.head == "regression":
         raise TrainingError(
             f"method {method.name} learns bins and student {student.name} has a regression head: "
             "expected `head: dpm` in its card; or choose a method that learns depth"
         )
+    if not reads_bins(method) and method.confidence != "entropy":
+        return
     for store in stores:
         if not store.info.has_bins:
             raise TrainingError(

@@ -158,6 +158,13 @@ class Step:
             return self._in_pieces(batch, step, loss)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                "batch normalisation has one value a channel found, of one image whose deepest map "
+                "is one pixel, more expected: raise batch_size, or height and width, in params.yaml"
+            ) from error
         except RuntimeError as error:
             if not _is_of_compiler(error):
                 raise
