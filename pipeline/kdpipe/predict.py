@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -126,6 +127,7 @@ def run(
         colour_max=far if colour_max is None else colour_max,
         folder=output,
     )
+    is_new = _make(output)
     seen: dict[str, Mapping[str, object]] = {}
     failed: dict[str, str] = {}
     for count, (path, name) in enumerate(names.items(), 1):
@@ -135,6 +137,9 @@ def run(
             failed[str(path)] = str(error)
         if progress is not None:
             progress(count, len(names))
+    if is_new and not seen:
+        with contextlib.suppress(OSError):  # a sub-folder is in it
+            output.rmdir()
     if seen:
         write_atomically(output / SUMMARY, as_json(_summary(run, way, seen, failed)))
     return Predicted(
@@ -144,6 +149,26 @@ def run(
         units_per_metre=way.units,
         colour_max=way.colour_max,
     )
+
+
+def _make(output: Path) -> bool:
+    """Before the first image: a folder that cannot be made is no image's fault.
+
+    Returns:
+        Whether it was not there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    if output.is_dir():
+        return False
+    try:
+        output.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(
+            f"folder {output} cannot be made ({error.strerror}): choose another output"
+        ) from error
+    return True
 
 
 def find_images(given: Sequence[Path]) -> dict[Path, Path]:
@@ -201,12 +226,12 @@ def _predict(path: Path, name: str, way: _Way) -> Mapping[str, object]:
     Raises:
         DataError: the image is unreadable, or its files cannot have their names.
     """
-    _check_free(path, name, way.folder)
     image = decode_image(read_bytes(path), str(path))
-    depth: Depth = np.asarray(way.student.predict(image[None], mirror=way.mirror))[0]
-    if not np.isfinite(depth).all():
-        raise DataError(f"{path}: the student gives no number: its training has failed")
     try:
+        _check_free(path, name, way.folder)
+        depth: Depth = np.asarray(way.student.predict(image[None], mirror=way.mirror))[0]
+        if not np.isfinite(depth).all():
+            raise DataError(f"{path}: the student gives no number: its training has failed")
         for ending, content in _files(depth, way):
             write_atomically(way.folder / f"{name}{ending}", content)
     except OSError as error:

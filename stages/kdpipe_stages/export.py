@@ -47,7 +47,7 @@ def export(
         if loss.abs_rel_float is not None:
             lines.append(
                 f"  abs_rel {loss.abs_rel_float:.4f}, with 8 bits {loss.abs_rel_int8:.4f} "
-                f"({loss.labelled} images, {loss.protocol})"
+                f"({loss.labelled} images, protocol {loss.protocol})"
             )
     lines.append(
         f"within {worst:.1e} of PyTorch at {len(done.deviations)} sizes, "

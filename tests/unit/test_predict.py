@@ -252,11 +252,13 @@ def test_a_file_of_somebody_else_is_never_overwritten(toy: ToyProject) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_folder_that_cannot_be_made_is_said_of_the_image(toy: ToyProject) -> None:
-    done = predict.run([Path("toy/7.png")], run=RUN, output=Path("/proc/depth"))
+def test_a_folder_that_cannot_be_made_is_one_line(toy: ToyProject) -> None:
+    with pytest.raises(DataError, match=r"folder /proc/depth cannot be made .*another output"):
+        predict.run([Path("toy/7.png")], run=RUN, output=Path("/proc/depth"))
 
-    (reason,) = done.failed.values()
-    assert "cannot be written to /proc/depth (No such file or directory)" in reason
+    Path("torn.png").write_bytes(b"torn")
+    assert predict.run([Path("torn.png")], run=RUN, output=Path("fresh")).failed
+    assert not Path("fresh").exists()
 
 
 def test_an_npy_of_somebody_else_is_kept_too(toy: ToyProject) -> None:

@@ -107,7 +107,8 @@ def to_onnx(student: Student, facts: Mapping[str, str]) -> bytes:
                 )
         except (torch.onnx.OnnxExporterError, RuntimeError) as error:
             raise ExportError(
-                f"student {student.card.name} cannot become ONNX: {_first_line(error)}"
+                f"student {student.card.name} cannot become ONNX: {_first_line(error)}; `kdpipe "
+                "predict` runs it all the same, and students of convolutions have an ONNX form"
             ) from error
         model = onnx.load(path)
     onnx.helper.set_model_props(model, dict(facts))

@@ -189,8 +189,8 @@ def check_record(path: Path, record: Record, info: StoreInfo) -> None:
         size = file.stat().st_size if file.exists() else None
         if size is None or size != expected:
             raise StoreError(
-                f"{file} {'is missing' if size is None else f'has {size} bytes'}, its record says "
-                f"{expected}: remove {where} and teach again"
+                f"{file} {'is missing' if size is None else f'has {size} bytes'}, {expected} bytes "
+                f"expected by its record: remove {where} and teach again"
             )
 
 
