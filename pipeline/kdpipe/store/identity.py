@@ -86,7 +86,7 @@ def compare(path: Path, found: Mapping[str, object], expected: Mapping[str, obje
         if one.get(name) != other.get(name) or (name in one) != (name in other):
             raise StaleStoreError(
                 f"{path}: {name} is {_say(one, name)} in the store, expected {_say(other, name)}: "
-                "go back to what wrote it, or remove the store and its manifest and teach again"
+                f"go back to what wrote it, or `kdpipe store rm {path}` and teach again"
             )
 
 

@@ -70,7 +70,7 @@ def check_rows(path: Path, rows: Rows) -> list[Line]:
             why = f"there are only {len(rows)}" if is_cut else differ
             raise StaleStoreError(
                 f"{path}: rows {line.start} to {line.stop - 1} are not those of {rows.name} now "
-                f"({why}): restore them, or remove the store and its manifest and teach again"
+                f"({why}): restore them, or `kdpipe store rm {path}` and teach again"
             )
     return lines
 

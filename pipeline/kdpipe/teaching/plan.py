@@ -148,7 +148,7 @@ def open_existing(path: Path, subject: Subject, length: int) -> StoreInfo | None
     if len(subject.rows) < info.rows:
         raise StaleStoreError(
             f"{path}: it was made for {info.rows} rows, the data set has {len(subject.rows)} now: "
-            "index all of it, or remove the store and its manifest and teach again"
+            f"index all of it, or `kdpipe store rm {path}` and teach again"
         )
     return replace(info, rows=max(length, info.rows))
 
@@ -238,12 +238,11 @@ def check_rows(path: Path, record: Record, rows: Rows) -> None:
             found = "the data set has no such row now" if after is None else f"now it is {after!r}"
             raise StaleStoreError(
                 f"{path}: row {number} was {before!r}, {found}: rows may only be added at the "
-                "end; restore their order, or remove the store and its manifest and teach again"
+                f"end; restore their order, or `kdpipe store rm {path}` and teach again"
             )
     raise StaleStoreError(
         f"{path}: an image, frame or focal length of rows {record.start}..{record.stop - 1} is "
-        "another one than was taught: restore it, or remove the store and its manifest and teach "
-        "again"
+        f"another one than was taught: restore it, or `kdpipe store rm {path}` and teach again"
     )
 
 
