@@ -17,7 +17,13 @@ from kdpipe.params import Params, TrainParams, load_params
 from kdpipe.store import Store, layout, open_store
 from kdpipe.store.consolidated import read_lines
 from kdpipe.store.stale import check_weights
-from kdpipe.students import CARD_FILE, build_network, model_path, save_student
+from kdpipe.students import (
+    CARD_FILE,
+    build_network,
+    model_path,
+    save_student,
+    used_parameters,
+)
 from kdpipe.training.augment import augment_of
 from kdpipe.training.coverage import OnMissing, say_aligned, say_confidence, say_coverage
 from kdpipe.training.joining import check_same_weights, check_teachers, joining_of
@@ -294,7 +300,7 @@ def _train(lesson: _Lesson, stream: Stream, plan: Plan) -> Distilled:
     if plan.team.leads:
         save_student(plan.folder, network, lesson.card, domain, size)
     summary = {
-        "parameters": _used_parameters(network),
+        "parameters": used_parameters(network),
         "labelled_images": sum(len(part) for part in stream.parts if part.rows is rows),
         "aux_images": sum(len(part) for part in stream.parts if part.rows is not rows),
         "left_out": sum(len(part.left_out) for part in stream.parts),
@@ -389,9 +395,3 @@ def _said(method: MethodCard) -> Mapping[str, object]:
 def _depth_of(network: nn.Module, batch: Sample) -> Tensor:
     depth: Tensor = network(batch["image"]).depth
     return depth
-
-
-def _used_parameters(network: nn.Module) -> int:
-    """Parameters that the forward pass reads: an unused head is not counted."""
-    unused = getattr(network, "is_unused", lambda _name: False)
-    return sum(p.numel() for name, p in network.named_parameters() if not unused(name))

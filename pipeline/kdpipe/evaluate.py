@@ -32,7 +32,7 @@ from kdpipe.store.layout import (
 )
 from kdpipe.store.stale import check_rows, check_weights
 from kdpipe.strict import build
-from kdpipe.students import load_student, weights_digest
+from kdpipe.students import load_student, used_parameters, weights_digest
 from kdpipe.training.outcome import is_finished, warn_if_unfinished
 from kdpipe.training.teachers import join
 
@@ -222,7 +222,7 @@ def _student(
         "student": named.student,
         "method": named.method,
         "seed": named.seed,
-        "parameters": _count(student),
+        "parameters": used_parameters(student.network),
         "mirror": mirror,
         "finished": is_finished(student_dir(run)),
         "weights_sha256": weights_digest(student_dir(run)),
@@ -278,12 +278,6 @@ def median_map(rows: Rows) -> Depth | None:
         return None
     stack[:, ~known.any(axis=0)] = np.median(stack[known])
     return np.nanmedian(stack, axis=0).astype(np.float32)
-
-
-def _count(student: Student) -> int:
-    """Parameters that the forward pass reads: an unused head of the other kind is not counted."""
-    unused = getattr(student.network, "is_unused", lambda _name: False)
-    return sum(p.numel() for name, p in student.network.named_parameters() if not unused(name))
 
 
 def _predict(

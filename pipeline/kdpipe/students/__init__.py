@@ -31,6 +31,7 @@ __all__ = [
     "load_student",
     "model_path",
     "save_student",
+    "used_parameters",
     "weights_digest",
 ]
 
@@ -172,6 +173,12 @@ def _write(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         half.unlink(missing_ok=True)
+
+
+def used_parameters(network: nn.Module) -> int:
+    """Parameters that the forward pass reads: an unused head of the other kind is not counted."""
+    unused = getattr(network, "is_unused", lambda _name: False)
+    return sum(p.numel() for name, p in network.named_parameters() if not unused(name))
 
 
 def load_family(name: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdpipe.students import build_network
+from kdpipe.students import build_network, used_parameters
 
 if TYPE_CHECKING:
     from kdpipe.cards import StudentCard
@@ -44,12 +44,11 @@ def cost_of(card: StudentCard) -> Cost:
         network = build_network(card, bins_domain="nyu").eval()
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, *SIZE))
-    unused = getattr(network, "is_unused", lambda _key: False)
     counts = {name: sum(by.values()) // 2 for name, by in counter.get_flop_counts().items()}
     encoder = sum(counts.get(f"{type(network).__name__}.{name}", 0) for name in _ENCODERS)
     total = counts["Global"]
     return Cost(
-        parameters=sum(p.numel() for name, p in network.named_parameters() if not unused(name)),
+        parameters=used_parameters(network),
         macs=total,
         decoder_macs=total - encoder,
     )
