@@ -40,7 +40,7 @@ class Curves:
 
     @cached_property
     def _live(self) -> Live:
-        """Made with the first point: it removes the curves of the training before."""
+        """Made with the first point: before it another training's curves may still stand."""
         from dvclive.live import Live  # half a second, and only here
 
         class FilesOnly(Live):

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from kdpipe.errors import TrainingError
 from kdpipe.nets.allocator import keep_freed_memory
 from kdpipe.training import checkpoint
 from kdpipe.training.checkpoint import Point, Progress
+from kdpipe.training.curves import FOLDER as CURVES
 from kdpipe.training.curves import Bar, Curves
 from kdpipe.training.interrupt import interruptible
 from kdpipe.training.outcome import METRICS
@@ -302,6 +304,7 @@ class _Run:
             checkpoint.clear(self.plan.folder)
             for name in self.plan.outputs:
                 (self.plan.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.plan.folder / CURVES, ignore_errors=True)
             self.is_new = False
 
     def _time_is_up(self) -> bool:
